@@ -1,0 +1,71 @@
+# Two commands to know: `make demo` and `make test`. Everything is installed into $(VENV).
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The first interpreter of a version that Bytewax has wheels for; name another with PYTHON=….
+PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-kafka test-contracts chaos bench-scoring lint format lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(INSTALLED) ## Install everything, exact versions, into .venv
+
+$(INSTALLED): requirements-dev.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name it with PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	touch $@
+
+demo: $(INSTALLED) ## Run the whole job on 20,000 transactions, on servers of its own
+	$(BIN)/python -m ops demo $(if $(FAULT),--fault $(FAULT))
+
+test: $(INSTALLED) ## Run all tests that need nothing but Python
+	$(BIN)/python -m pytest -m 'not apache_kafka and not flyway and not contracts and not chaos' $(ARGS)
+
+test-kafka: $(INSTALLED) ## Run the integration tests against Apache Kafka, and Flyway (Java 17, Maven)
+	$(BIN)/python -m pytest --kafka=apache -m 'not chaos' tests/integration tests/acceptance tests/chaos $(ARGS)
+
+test-contracts: $(INSTALLED) .contracts/mlserver/.installed .contracts/mlflow/.installed ## Ask the real model servers, MLServer and MLflow
+	$(BIN)/python -m pytest tests/contracts $(ARGS)
+
+.PRECIOUS: .contracts/%/.installed
+.contracts/%/.installed: tests/contracts/requirements-%.txt | $(INSTALLED)
+	$(BIN)/python -m venv --clear .contracts/$*
+	.contracts/$*/bin/pip install --quiet --disable-pip-version-check --only-binary :all: \
+		--require-hashes -r $<
+	touch $@
+
+chaos: $(INSTALLED) ## Kill everything 200 times under load, against Apache Kafka, and count both ends
+	$(BIN)/python -m tests.chaos $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+
+bench-scoring: $(INSTALLED) ## Measure what a slow tail and an outage of the model cost
+	$(BIN)/python -m tests.bench.scoring
+
+lint: $(INSTALLED) ## Check style, types and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_import_contract.py
+
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --custom-compile-command 'make lock'
+
+lock: $(INSTALLED) ## Resolve the locks anew, to the newest versions
+	$(LOCK) pyproject.toml --output-file requirements.lock
+	$(LOCK) pyproject.toml --group dev --output-file requirements-dev.lock
+	$(LOCK) tests/contracts/requirements-mlserver.in --output-file tests/contracts/requirements-mlserver.txt
+	$(LOCK) tests/contracts/requirements-mlflow.in --output-file tests/contracts/requirements-mlflow.txt
+
+clean: ## Remove what the other targets made
+	rm -rf .venv .venv-* .contracts .kafka .hypothesis .mypy_cache .pytest_cache .ruff_cache
