@@ -1,0 +1,189 @@
+"""The stream: Kafka transactions, scored for fraud, into PostgreSQL; what fails, to a topic.
+
+    python -m bytewax.run dataflow -r recovery -s 5 -b 0
+
+Everything is configured by the environment, see `settings.py`.
+"""
+
+import atexit
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, cast
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.outputs import Sink
+
+from operators.dead_letters import DeadLetterSink, DeadLetterWriter
+from operators.decode import decode
+from operators.postgres import PostgresSink
+from operators.postgres_writer import PostgresWriter
+from operators.preflight import examine
+from operators.read_back import ReadBack
+from operators.records import Failure, Message, Scored
+from operators.score import score
+from operators.session import Session
+from operators.source import TransactionSource
+from operators.stop import Stop
+from operators.watermark import Unfinished
+from operators.worker import Loop, PerWorker
+from settings import Settings, SettingsError, load, recovery_directory
+from telemetry import Progress, log, log_to_stderr
+
+__all__ = ["build", "flow"]
+
+
+def build(
+    settings: Settings,
+    *,
+    source: Source[Message] | None = None,
+    stored: Sink[Any] | None = None,
+    failed: Sink[Any] | None = None,
+    stop: Stop | None = None,
+    progress: Progress | None = None,
+    on_end: Callable[[Callable[[], None]], object] | None = None,
+) -> Dataflow:
+    """Put the stream together; nothing connects before it runs.
+
+    :arg settings: Of the stream.
+
+    :arg source: Instead of Kafka: gives `Message`.
+
+    :arg stored: Instead of PostgreSQL: takes `(partition key, Scored)`.
+
+    :arg failed: Instead of the error topic: takes `(partition key, Failure)`.
+
+    :arg stop: How to end the stream; without it, it ends with its source.
+
+    :arg progress: Counts what passes.
+
+    :arg on_end: Is given what is to be done after an end in good order.
+
+    :returns: The stream.
+
+    """
+    stop = stop or Stop(settings.stop_timeout)
+    progress = progress or Progress()
+    unfinished = Unfinished()
+    # Each of these is a worker's own.
+    loops = PerWorker(Loop)
+    read_backs = PerWorker(lambda: ReadBack(settings))
+    sessions = PerWorker(
+        lambda: Session(settings, loop=loops(), stop=stop, on_lost=read_backs().again)
+    )
+    dead_letters = PerWorker(
+        lambda: DeadLetterWriter(settings, read_back=read_backs(), progress=progress, stop=stop)
+    )
+    rows = PerWorker(
+        lambda: PostgresWriter(
+            sessions(), loop=loops(), dead_letters=dead_letters(), progress=progress
+        )
+    )
+
+    def claim(partition_key: str) -> None:
+        if stored is None:  # else there is no database to hold the lock
+            sessions().claim(partition_key)
+
+    transactions = TransactionSource(
+        settings,
+        loops=loops,
+        read_backs=read_backs,
+        claim=claim,
+        progress=progress,
+        unfinished=unfinished,
+        stop=stop,
+    )
+    if on_end is not None:
+        on_end(transactions.commit_ends)
+
+    stream = Dataflow("fraud")
+    messages = op.input("transactions", stream, source or cast(Source[Message], transactions))
+    decoded = decode("decode", messages)  # Received | Failure
+    scored = score(  # Scored | Failure
+        "score", decoded.oks, settings=settings, loops=loops, unfinished=unfinished, stop=stop
+    )
+    failures = op.merge("failures", decoded.errs, scored.errs)
+    to_store = op.key_on("stored_by", scored.oks, _partition_key)
+    to_topic = op.key_on("failed_by", failures, _partition_key)
+    store = PostgresSink(settings, writers=rows)
+    errors = DeadLetterSink(settings, writers=dead_letters, claim=claim)
+    op.output("stored", to_store, stored or store)
+    op.output("failed", to_topic, failed or errors)
+    return stream
+
+
+def _partition_key(item: Scored | Failure) -> str:
+    return item.message.partition_key
+
+
+def flow() -> Dataflow:
+    """Make the stream that `python -m bytewax.run dataflow` runs, if all that it needs is there.
+
+    :returns: The stream.
+
+    :raises SystemExit: With one line that names the setting, if something is missing.
+
+    """
+    try:
+        settings = load()
+    except SettingsError as error:
+        sys.exit(f"settings: {error}")
+    log_to_stderr(settings.log_format, settings.log_level)
+    _end_on_signals()
+    wrong = [
+        finding.detail for finding in examine(settings, recovery_directory()) if not finding.ok
+    ]
+    if wrong:
+        # One word for both topics, if it is the broker.
+        sys.exit("cannot start: " + "; ".join(dict.fromkeys(wrong)))
+    stop = Stop(settings.stop_timeout)
+    _stop_on_signals(stop)
+    progress = Progress()
+    log.info(
+        "start",
+        brokers=settings.kafka_bootstrap_servers,
+        group=settings.kafka_consumer_group,
+        topic=settings.kafka_topic,
+        error_topic=settings.kafka_error_topic,
+        model=str(settings.ml_api_url),
+    )
+    at_end: list[Callable[[], None]] = []
+    atexit.register(_finish, progress, at_end)
+    return build(settings, stop=stop, progress=progress, on_end=at_end.append)
+
+
+def _end_on_signals() -> None:
+    """End at once on SIGTERM or SIGINT: nothing has begun, and a check may wait for long."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        log.info("stop", signal=signal.Signals(number).name)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+
+
+def _stop_on_signals(stop: Stop) -> None:
+    """End in good order on the first SIGTERM or SIGINT, at once on the second."""
+
+    def request(number: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        log.info("stop", signal=signal.Signals(number).name)
+        stop.request()
+
+    signal.signal(signal.SIGTERM, request)
+    signal.signal(signal.SIGINT, request)
+
+
+def _finish(progress: Progress, at_end: list[Callable[[], None]]) -> None:
+    failed = getattr(sys, "last_value", None) is not None
+    if not failed:
+        for action in at_end:
+            action()
+    progress.finish("failed" if failed else "end")

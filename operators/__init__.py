@@ -1,0 +1,1 @@
+"""The steps of the stream, one a module; each says what it takes, gives and owns."""

@@ -1,0 +1,187 @@
+"""A circuit breaker: when a service is down, nobody asks it but one at a time.
+
+    closed ──FAILURES failures in a row──> open ──pause is over──> half-open
+      ^                                     ^                        │   │
+      │                                     └──────the one fails─────┘   │
+      └──────────────────────────the one succeeds────────────────────────┘
+
+- *Closed*: requests go. A success ends a row of failures.
+- *Open*: requests wait, first come first served. Each pause is twice as long as the one before, up
+  to a limit, less up to half of it at random, so that many workers do not ask at once.
+- *Half-open*: the request that has waited longest goes, as the probe; the others go on waiting. If
+  it fails it is last in the row when it comes again, so that one bad request cannot be every probe.
+
+A request that was sent before and succeeds while the breaker is open closes it too. After that,
+each success lets two of those that wait go, so that the service is not run over as it comes back.
+
+The pattern is M. Nygard's, Release It! (2007); unlike the classical one it makes callers wait and
+not fail.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final, Literal
+
+from telemetry import MODELS_DOWN, log
+
+__all__ = ["Breaker", "ServiceError"]
+
+FAILURES: Final = 5
+FIRST_PAUSE: Final = 0.5  # seconds
+LONGEST_PAUSE: Final = 5.0
+
+State = Literal["closed", "open", "half-open"]
+
+
+class ServiceError(Exception):
+    """A request failed for a reason that may be the service's.
+
+    :arg reason: For people.
+
+    :arg after: Seconds for which the service asks to be left alone.
+
+    """
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Breaker:
+    """A circuit breaker for the requests of one asyncio loop.
+
+    :arg name: Of the service, for the log.
+
+    :arg on_open: Called whenever it opens.
+
+    """
+
+    def __init__(self, name: str, *, on_open: Callable[[], None]) -> None:
+        self._name, self._on_open = name, on_open
+        self.state: State = "closed"
+        self._failures = 0
+        self._pauses = 0
+        self._opened = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = False
+
+    @asynccontextmanager
+    async def request(self, *, wait: bool = True) -> AsyncIterator[None]:
+        """Send one request in the body, as soon as it may go.
+
+        A `ServiceError` out of the body is a failure, its end a success. Any other exception says
+        that an answer came: that closes an open breaker, but ends no row of failures.
+
+        :arg wait: Whether to wait while the breaker is open; if not, the request goes at once, and
+            is only counted.
+
+        """
+        if wait:
+            await self._admit()
+        try:
+            yield
+        except ServiceError as error:
+            self._failed(error)
+            raise
+        except asyncio.CancelledError:
+            self._withdrawn()
+            raise
+        except BaseException:
+            self._answered()
+            raise
+        else:
+            self._failures = 0
+            self._answered()
+
+    def close(self) -> None:
+        """End its work."""
+        self._cancel()
+        if self.state != "closed":
+            self.state = "closed"
+            MODELS_DOWN.dec()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def _admit(self) -> None:
+        if self.state == "closed":
+            return
+        if self._due:
+            self._due = False
+            self.state = "half-open"
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._withdrawn()  # it was our turn already
+            raise
+
+    def _answered(self) -> None:
+        if self.state != "closed":
+            self._cancel()
+            MODELS_DOWN.dec()
+            self.state, self._failures, self._pauses, self._due = "closed", 0, 0, False
+            seconds = round(time.monotonic() - self._opened, 1)
+            log.warning("breaker.closed", service=self._name, open_seconds=seconds)
+        self._wake(2)
+
+    def _failed(self, error: ServiceError) -> None:
+        self._failures += 1
+        if self.state == "open":
+            return
+        if self.state == "closed":
+            if self._failures < FAILURES:
+                self._wake(1)
+                return
+            self._opened = time.monotonic()
+            MODELS_DOWN.inc()
+        self._open(error)
+
+    def _open(self, error: ServiceError) -> None:
+        self.state = "open"
+        self._on_open()
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._pauses)
+        pause = max(error.after, pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
+        self._pauses += 1
+        log.warning(
+            "breaker.open",
+            service=self._name,
+            reason=str(error),
+            pause=round(pause, 2),
+            requests_waiting=len(self._waiting),
+            open_seconds=round(time.monotonic() - self._opened, 1),
+        )
+        self._timer = asyncio.get_running_loop().call_later(pause, self._probe)
+
+    def _probe(self) -> None:
+        """Let one request go: the first that waits, or the next that comes."""
+        if self._wake(1):
+            self.state = "half-open"
+        else:
+            self._due = True
+
+    def _withdrawn(self) -> None:
+        """A request was cancelled: if it was the probe, the next one is."""
+        if self.state == "half-open":
+            self.state = "open"
+            self._probe()
+        elif self.state == "closed":
+            self._wake(1)
+
+    def _wake(self, number: int) -> int:
+        woken = 0
+        while self._waiting and woken < number:
+            turn = self._waiting.popleft()
+            if not turn.done():  # cancelled
+                turn.set_result(None)
+                woken += 1
+        return woken

@@ -1,0 +1,167 @@
+"""How a failure is written to the error topic, and how the original message is read back from it.
+
+The value is a JSON object: `transaction` (the JSON as it came, or its text if it was none), `error`
+(field and rule, never the value) and `timestamp` (when it failed, ISO 8601, UTC). The key is the
+original's. The original's headers come first, then these, all as text:
+
+| header          | what                                                                           |
+| --------------- | ------------------------------------------------------------------------------ |
+| `dlq.id`        | `topic-partition-offset` of the original: the same failure has the same id     |
+| `dlq.topic`, `dlq.partition`, `dlq.offset` | the same, each on its own                           |
+| `dlq.timestamp` | milliseconds since 1970 of the original, -1 if it had none                     |
+| `dlq.stage`, `dlq.disposition`, `dlq.code` | see `operators.records`                             |
+| `dlq.attempts`  | how often the step tried                                                       |
+| `dlq.replays`   | how often the original had been replayed from the error topic before           |
+| `dlq.encoding`  | how `transaction` holds the original bytes: `json`, `text`, `base64` or `none` |
+| `dlq.length`    | of the original value in bytes                                                 |
+| `dlq.cut`       | only if the record was too large: what of the original is missing              |
+
+The original bytes are exact: `json` has them verbatim behind `{"transaction":`, `text` as a JSON
+string, `base64` (for what is not UTF-8) beside the text as `original`.
+"""
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from operators.decode import parse_json
+from operators.records import Failure, Message
+
+__all__ = ["Record", "cut", "original", "seal"]
+
+PREFIX: Final = b'{"transaction":'
+HEADER: Final = "dlq."
+CUT_LENGTH: Final = 10_000  # characters of the value, bytes of key and headers that a cut leaves
+
+Headers = list[tuple[str, bytes | None]]
+
+
+class Record(NamedTuple):
+    """A record of the error topic."""
+
+    key: bytes | None
+    value: bytes
+    headers: Headers
+
+
+def seal(failure: Failure) -> Record:
+    """Make the record of a failure.
+
+    :arg failure: What failed.
+
+    :returns: Its record, from which `original` makes the message again.
+
+    """
+    encoding, transaction, extra = _embed(failure.message.value)
+    return _record(failure, encoding, transaction, extra)
+
+
+def cut(failure: Failure) -> Record:
+    """Make a record of at most some ten kilobytes, for what is too large for the error topic.
+
+    :arg failure: What failed.
+
+    :returns: Its record with the beginning of the value as text; `dlq.cut` names what is missing.
+        The original can be read at its position for as long as its topic keeps it.
+
+    """
+    message = failure.message
+    text = (message.value or b"").decode(errors="replace")[:CUT_LENGTH]
+    missing = ["value"]
+    headers: Headers = message.headers
+    if sum(2 + len(name) + len(value or b"") for name, value in headers) > CUT_LENGTH:
+        headers = []
+        missing.append("headers")
+    key = message.key
+    if key is not None and len(key) > CUT_LENGTH:
+        key = None
+        missing.append("key")
+    shortened = failure._replace(message=message._replace(key=key, headers=headers))
+    record = _record(shortened, "none", _json(text), b"")
+    return record._replace(headers=[*record.headers, (f"{HEADER}cut", ",".join(missing).encode())])
+
+
+def original(record: Record) -> Message | None:
+    """Read the original message back from its record.
+
+    :arg record: From the error topic.
+
+    :returns: The message as it came; None if the record was cut, or is none of ours.
+
+    """
+    try:
+        told = {name: (value or b"").decode() for name, value in record.headers if _is_ours(name)}
+        if f"{HEADER}cut" in told:
+            return None
+        return Message(
+            key=record.key,
+            value=_extract(record.value, told[f"{HEADER}encoding"], int(told[f"{HEADER}length"])),
+            headers=[header for header in record.headers if not _is_ours(header[0])],
+            topic=told[f"{HEADER}topic"],
+            partition=int(told[f"{HEADER}partition"]),
+            offset=int(told[f"{HEADER}offset"]),
+            timestamp=int(told[f"{HEADER}timestamp"]),
+        )
+    except (KeyError, TypeError, ValueError):  # not ours
+        return None
+
+
+def _is_ours(header: str) -> bool:
+    return header.startswith(HEADER)
+
+
+def _json(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False).encode(errors="replace")
+
+
+def _embed(value: bytes | None) -> tuple[str, bytes, bytes]:
+    """Encoding, JSON of the transaction, and what else the envelope needs for the original."""
+    if value is None:
+        return "none", b"null", b""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        encoded = b',"original":"' + base64.b64encode(value) + b'"'
+        return "base64", _json(value.decode(errors="replace")), encoded
+    try:
+        parse_json(value)
+    except ValueError:
+        return "text", _json(text), b""
+    return "json", value, b""
+
+
+def _extract(value: bytes, encoding: str, length: int) -> bytes | None:
+    match encoding:
+        case "json":
+            return value[len(PREFIX) : len(PREFIX) + length]
+        case "text":
+            return str(json.loads(value)["transaction"]).encode()
+        case "base64":
+            return base64.b64decode(json.loads(value)["original"])
+        case _:
+            return None
+
+
+def _record(failure: Failure, encoding: str, transaction: bytes, extra: bytes) -> Record:
+    message = failure.message
+    replays = dict(message.headers).get(f"{HEADER}replays") or b"0"
+    ours = {
+        "id": f"{message.topic}-{message.partition}-{message.offset}",
+        "topic": message.topic,
+        "partition": message.partition,
+        "offset": message.offset,
+        "timestamp": message.timestamp,
+        "stage": failure.stage,
+        "disposition": failure.disposition,
+        "code": failure.code,
+        "attempts": failure.attempts,
+        "replays": replays.decode(errors="replace"),
+        "encoding": encoding,
+        "length": len(message.value or b""),
+    }
+    headers: Headers = [header for header in message.headers if not _is_ours(header[0])]
+    headers += [(f"{HEADER}{name}", str(value).encode()) for name, value in ours.items()]
+    rest = {"error": failure.error, "timestamp": datetime.now(UTC).isoformat()}
+    tail = b"," + json.dumps(rest).encode()[1:]
+    return Record(message.key, PREFIX + transaction + extra + tail, headers)

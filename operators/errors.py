@@ -1,0 +1,45 @@
+"""What stops the stream.
+
+    StreamError
+    ├── DependencyError     a service did not answer, or refused: which setting to look at
+    ├── SourceError         a partition cannot be read on
+    ├── ScoringError        the model's API answered what no retry mends
+    ├── StoreError          rows could not be written
+    └── DeliveryError       a dead letter was not acknowledged
+
+Bad data is no exception: it is a `Failure` in a stream. Messages hold no secret and no value of a
+transaction.
+"""
+
+__all__ = [
+    "DeliveryError",
+    "DependencyError",
+    "ScoringError",
+    "SourceError",
+    "StoreError",
+    "StreamError",
+]
+
+
+class StreamError(Exception):
+    """Base of all that stops the stream."""
+
+
+class DependencyError(StreamError):
+    """A service did not answer at start, or refused; the message names the setting."""
+
+
+class SourceError(StreamError):
+    """A partition cannot be read on without losing messages."""
+
+
+class ScoringError(StreamError):
+    """The model's API refused or failed in a way that is not the fault of one transaction."""
+
+
+class StoreError(StreamError):
+    """Rows could not be written to the database in time."""
+
+
+class DeliveryError(StreamError):
+    """Dead letters were not acknowledged by the broker."""

@@ -1,0 +1,64 @@
+"""Look for everything that the stream depends on, before it reads anything."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from operators import dead_letters, postgres, scoring_api, source
+from operators.errors import DependencyError
+from settings import Settings
+
+__all__ = ["Finding", "examine"]
+
+Check = Callable[[Settings], str]
+
+CHECKS: Final[dict[str, Check]] = {
+    "Kafka topic": source.check,
+    "Kafka error topic": dead_letters.check,
+    "PostgreSQL": postgres.check,
+    "Model API": scoring_api.check,
+}
+
+
+class Finding(NamedTuple):
+    """What became of one check."""
+
+    dependency: str
+    ok: bool
+    detail: str
+    """What was found; if it is not ok, the setting to look at and what is wrong."""
+
+
+def examine(settings: Settings, recovery: Path | None) -> Iterator[Finding]:
+    """Check every dependency, all at once, each within `START_TIMEOUT`.
+
+    :arg settings: Of the stream.
+
+    :arg recovery: Directory of the recovery partitions, if the stream is to have one.
+
+    :returns: One finding for each, in a fixed order.
+
+    """
+    checks = dict(CHECKS)
+    if recovery is not None:
+        checks["Recovery"] = lambda _settings: _check_recovery(recovery)
+    with ThreadPoolExecutor(len(checks)) as pool:
+        running = [(name, pool.submit(check, settings)) for name, check in checks.items()]
+        for name, check in running:
+            try:
+                yield Finding(name, ok=True, detail=check.result())
+            except DependencyError as error:
+                yield Finding(name, ok=False, detail=str(error))
+
+
+def _check_recovery(directory: Path) -> str:
+    partitions = len(list(directory.glob("part-*.sqlite3")))
+    if partitions == 0:
+        what = "holds no recovery partitions" if directory.is_dir() else "is no directory"
+        msg = (
+            f"recovery directory (-r): {directory} {what}; make the partitions once with "
+            f"mkdir -p {directory} && python -m bytewax.recovery {directory} 4"
+        )
+        raise DependencyError(msg)
+    return f"{directory}, {partitions} partitions"

@@ -1,0 +1,141 @@
+"""Read back from the error topic what a predecessor wrote, so that it is not written twice.
+
+Messages after the last durable position are read again after a crash, and some of those that fail
+then failed before. Their records are in the error topic already, written after the position was
+taken: from that time on the topic is read, once, before the first failure is written. By then this
+worker holds the locks of its partitions (see `operators.session`), so that nobody else writes.
+"""
+
+import time
+from datetime import timedelta
+from typing import Any, Final
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+
+from operators import topics
+from operators.errors import DeliveryError
+from operators.records import Message, partition_key
+from settings import Settings
+from telemetry import log
+
+__all__ = ["ReadBack"]
+
+SLACK: Final = timedelta(minutes=5)  # by which the clocks of brokers and workers may differ
+LIMIT: Final = 60.0  # seconds without anything new
+CALL_TIMEOUT: Final = 10.0
+
+
+class ReadBack:
+    """Failures of one worker's partitions that the error topic holds already.
+
+    :arg settings: Brokers and topics.
+
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._resumed: set[str] = set()
+        self._since: int | None = None
+        self._known: set[tuple[int, int]] | None = None
+        self._earlier: set[tuple[int, int]] = set()
+
+    def resume(self, key: str, since: int) -> None:
+        """Note that a partition goes on from a position.
+
+        :arg key: Of the source partition.
+
+        :arg since: When the position was taken, in milliseconds since 1970; 0 if that is not known:
+            then the whole topic is read.
+
+        """
+        self._resumed.add(key)
+        self._since = since if self._since is None else min(self._since, since)
+
+    def again(self, since: int) -> None:
+        """Read the topic again before the next failure: another process may have written.
+
+        :arg since: From when on, in milliseconds since 1970.
+
+        """
+        if self._known is not None:
+            self._earlier, self._known, self._since = self._known, None, since
+
+    def has(self, message: Message) -> bool:
+        """Whether the failure of a message is in the error topic already.
+
+        :arg message: That failed.
+
+        :raises DeliveryError: The topic cannot be read.
+
+        """
+        if self._known is None:
+            self._known = self._earlier | self._read() if self._resumed else set()
+        return (message.partition, message.offset) in self._known
+
+    def _read(self) -> set[tuple[int, int]]:
+        started = time.monotonic()
+        consumer = Consumer(
+            topics.client(
+                self._settings,
+                {
+                    "group.id": self._settings.kafka_consumer_group,  # not used: nothing commits
+                    "enable.auto.commit": False,
+                    "enable.partition.eof": True,
+                    "auto.offset.reset": "earliest",
+                },
+            )
+        )
+        try:
+            known = self._read_to_the_end(consumer)
+        except KafkaException as error:
+            msg = (
+                f"KAFKA_ERROR_TOPIC: cannot read back {self._settings.kafka_error_topic}:"
+                f" {error.args[0].str()}"
+            )
+            log.error("dead_letters.stopped", error=msg)
+            raise DeliveryError(msg) from None
+        finally:
+            consumer.close()
+        seconds = round(time.monotonic() - started, 2)
+        log.info("dead_letters.read_back", known=len(known), seconds=seconds)
+        return known
+
+    def _read_to_the_end(self, consumer: Consumer) -> set[tuple[int, int]]:
+        reading = self._starts(consumer)
+        consumer.assign(reading)
+        running = {at.partition for at in reading}
+        known: set[tuple[int, int]] = set()
+        limit = time.monotonic() + LIMIT
+        while running:
+            for record in consumer.consume(1_000, 0.1):
+                error = record.error()
+                if error is None:
+                    known.update(self._positions(record))
+                    limit = time.monotonic() + LIMIT
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+                    running.discard(record.partition() or 0)
+                elif not error.retriable():
+                    raise KafkaException(error)
+            if time.monotonic() > limit:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
+        return known
+
+    def _starts(self, consumer: Consumer) -> list[TopicPartition]:
+        topic = self._settings.kafka_error_topic
+        found = consumer.list_topics(topic, timeout=CALL_TIMEOUT).topics[topic].partitions
+        since = max(0, (self._since or 0) - round(SLACK.total_seconds() * 1000))
+        if since == 0:
+            return [TopicPartition(topic, number, OFFSET_BEGINNING) for number in found]
+        wanted = [TopicPartition(topic, number, since) for number in found]
+        # A partition without anything so new is at its end, and says so.
+        return consumer.offsets_for_times(wanted, timeout=CALL_TIMEOUT)
+
+    def _positions(self, record: KafkaMessage) -> list[tuple[int, int]]:
+        headers: Any = dict(record.headers() or [])
+        try:
+            topic = headers["dlq.topic"].decode()
+            partition, offset = int(headers["dlq.partition"]), int(headers["dlq.offset"])
+        except (AttributeError, KeyError, TypeError, ValueError):  # not the stream's
+            return []
+        return [(partition, offset)] if partition_key(topic, partition) in self._resumed else []

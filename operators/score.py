@@ -1,0 +1,259 @@
+"""Score transactions in batches through the model's API, several requests in flight.
+
+The semantics of Flink's asynchronous I/O, built on `stateful_batch`:
+
+- *Batch by backlog.* A free slot takes what is waiting, up to a batch. At low load a transaction
+  goes straight through; under load the waiting itself makes the batches.
+- *Back-pressure.* The engine has none of its own here, so `on_batch` waits while every slot is
+  taken and a whole batch is waiting.
+- *In flight is in the snapshot.* After a restart it is sent again. Only messages are kept, as plain
+  tuples; they are decoded again.
+
+Results come as they are done; order is not promised.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import bytewax.operators as op
+from bytewax.dataflow import Stream, operator
+from bytewax.operators import StatefulBatchLogic
+
+from operators.decode import decode_message
+from operators.errors import ScoringError
+from operators.records import Failure, Message, Received, Scored
+from operators.routing import Lanes
+from operators.scorer import Outcome, Scorer
+from operators.stop import Stop
+from operators.watermark import Unfinished
+from operators.worker import Loop
+from settings import Settings
+from telemetry import log
+
+__all__ = ["ScoreOut", "score"]
+
+STATE_VERSION: Final = 1
+PARTIAL_REQUESTS: Final = 2
+"""A batch that is not full goes only while fewer requests than this are in flight: enough to keep
+the model busy, few enough that a backlog gathers into full batches."""
+POLL: Final = timedelta(milliseconds=2)  # in the past it would spin, 1 ms costs more than it gives
+PATIENCE: Final = 0.1  # seconds between looks at the wish to stop, while waiting
+DRAIN_SHARE: Final = 0.5  # of the time for a stop; the rest is for the sinks
+
+
+@dataclass(frozen=True)
+class ScoreOut:
+    """Streams from {py:obj}`score`."""
+
+    oks: Stream[Scored]
+    """Transactions with their predictions."""
+
+    errs: Stream[Failure]
+    """Those that the model refuses while it takes others."""
+
+
+class _Request(NamedTuple):
+    items: list[Received]
+    task: asyncio.Task[list[Outcome]]
+
+
+class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
+    """The scoring of one worker."""
+
+    def __init__(
+        self,
+        resume_state: dict[str, Any] | None,
+        *,
+        key: str,
+        scorer: Scorer,
+        loop: Loop,
+        settings: Settings,
+        unfinished: Unfinished,
+        stop: Stop,
+    ) -> None:
+        state = resume_state or {"lane": key, "messages": []}
+        self._key: str = state["lane"]
+        # A lane of another number of workers ends when what it held is durable.
+        self._passing = self._key != key
+        self._durable = False
+        self._scorer, self._loop, self._unfinished, self._stop = scorer, loop, unfinished, stop
+        self._batch_size = settings.batch_size
+        self._waiting: deque[Received] = deque()
+        self._requests: list[_Request] = []
+        self._outcomes: list[Outcome] = []
+        self._emitted = False
+        for fields in state["messages"]:
+            decoded = decode_message(Message(*fields))
+            if isinstance(decoded, Received):
+                self._waiting.append(decoded)
+            else:  # the rules are stricter than when it was read
+                self._outcomes.append(decoded)
+
+    def on_batch(self, values: list[Received]) -> tuple[list[Outcome], bool]:
+        self._waiting.extend(values)
+        self._advance()
+        while len(self._waiting) >= self._batch_size and not self._stop.requested:
+            self._wait(PATIENCE)
+            self._advance()
+        return self._emit()
+
+    def on_notify(self) -> tuple[list[Outcome], bool]:
+        self._advance()
+        return self._emit()
+
+    def on_eof(self) -> tuple[list[Outcome], bool]:
+        """Finish what is in hand; when told to stop, only as far as the limit allows.
+
+        The rest is in the snapshot.
+        """
+        while self._waiting or self._requests:
+            hopeless = self._stop.requested and self._scorer.paused
+            if hopeless or self._stop.overdue(DRAIN_SHARE):
+                self._abandon()
+                break
+            self._advance(drain=True)
+            self._wait(PATIENCE)
+            self._advance(drain=True)
+        self._loop.run(self._scorer.close())
+        return self._emit()
+
+    def notify_at(self) -> datetime | None:
+        busy = self._waiting or self._requests or self._outcomes or self._passing
+        # The sinks write what was emitted on the same loop, which nothing else may pump while this
+        # worker waits for another's epoch: a transaction left open could hold that one up for ever.
+        busy = busy or self._emitted or self._loop.busy
+        return datetime.now(UTC) + POLL if busy else None
+
+    def snapshot(self) -> dict[str, Any]:
+        held = [*(item for request in self._requests for item in request.items), *self._waiting]
+        lowest: dict[str, int] = {}
+        for message, _ in held:
+            partition = message.partition_key
+            lowest[partition] = min(message.offset, lowest.get(partition, message.offset))
+        self._unfinished.replace(self._key, lowest)
+        self._durable = not held
+        return {
+            "version": STATE_VERSION,
+            "lane": self._key,
+            "messages": [tuple(message) for message, _ in held],
+        }
+
+    def _emit(self) -> tuple[list[Outcome], bool]:
+        outcomes, self._outcomes = self._outcomes, []
+        self._emitted = bool(outcomes)
+        return outcomes, self._passing and self._durable
+
+    def _advance(self, *, drain: bool = False) -> None:
+        self._loop.pump()
+        running = []
+        for request in self._requests:
+            if request.task.done():
+                self._outcomes.extend(self._result(request))
+            else:
+                running.append(request)
+        self._requests = running
+        self._send(drain=drain)
+
+    def _send(self, *, drain: bool) -> None:
+        sent = False
+        while self._waiting and len(self._requests) < self._scorer.limit:
+            full = len(self._waiting) >= self._batch_size
+            if not full and not drain and len(self._requests) >= PARTIAL_REQUESTS:
+                break
+            size = min(self._batch_size, len(self._waiting))
+            items = [self._waiting.popleft() for _ in range(size)]
+            self._requests.append(_Request(items, self._loop.spawn(self._scorer.score(items))))
+            sent = True
+        if sent:
+            self._loop.pump()
+
+    def _wait(self, seconds: float) -> None:
+        if self._requests:
+            self._loop.wait_any([request.task for request in self._requests], seconds)
+
+    def _result(self, request: _Request) -> list[Outcome]:
+        try:
+            return request.task.result()
+        except ScoringError as error:
+            # In a cluster the traceback of a worker does not reach the terminal.
+            log.error("score.stopped", error=str(error))
+            self._cancel()
+            self._loop.run(self._scorer.close())
+            raise
+
+    def _abandon(self) -> None:
+        left = len(self._waiting) + sum(len(request.items) for request in self._requests)
+        log.warning("score.interrupted", unfinished=left)
+        self._cancel()
+
+    def _cancel(self) -> None:
+        for request in self._requests:
+            request.task.cancel()
+        self._loop.pump()
+
+
+def _in_lane(here: Callable[[], str], batch: list[Received]) -> list[tuple[str, Received]]:
+    lane = here()
+    return [(lane, item) for item in batch]
+
+
+def _out_of_lane(batch: list[tuple[str, Outcome]]) -> list[Outcome]:
+    return [outcome for _, outcome in batch]
+
+
+def _is_scored(outcome: Outcome) -> bool:
+    return isinstance(outcome, Scored)
+
+
+@operator
+def score(
+    step_id: str,
+    up: Stream[Received],
+    *,
+    settings: Settings,
+    loops: Callable[[], Loop],
+    unfinished: Unfinished,
+    stop: Stop,
+) -> ScoreOut:
+    """Score transactions in batches through the model's API.
+
+    :arg step_id: Unique ID.
+
+    :arg up: Valid transactions.
+
+    :arg settings: The API, the size of batches, the number of requests in flight for each worker.
+
+    :arg loops: Gives the calling worker's loop.
+
+    :arg unfinished: Told at the end of every epoch what is still in hand.
+
+    :arg stop: When requested, no more is taken in than fits; see `Stop`.
+
+    :returns: Transactions with predictions, and failures.
+
+    :raises ScoringError: The API fails in a way that is not the fault of one transaction.
+
+    """
+    lanes = Lanes()
+
+    def build(resume_state: dict[str, Any] | None) -> _Lane:
+        return _Lane(
+            resume_state,
+            key=lanes.here(),
+            scorer=Scorer(settings),
+            loop=loops(),
+            settings=settings,
+            unfinished=unfinished,
+            stop=stop,
+        )
+
+    op.input("lanes", up.flow(), lanes)
+    in_lanes = op.flat_map_batch("lane", up, partial(_in_lane, lanes.here))
+    outcomes = op.flat_map_batch("outcome", op.stateful_batch("api", in_lanes, build), _out_of_lane)
+    branches = op.branch("scored", outcomes, _is_scored)
+    return ScoreOut(oks=branches.trues, errs=branches.falses)  # type: ignore[arg-type]

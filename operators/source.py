@@ -1,0 +1,114 @@
+"""Read a Kafka topic: Bytewax's `KafkaSource` with a partition of our own.
+
+Partitions are the unit of parallelism. Exactly-once: the snapshot holds the position, and with the
+consumer group's committed offsets a lost recovery directory loses nothing.
+
+A partition starts from its snapshot, unless the group's offset was moved by hand since; without a
+snapshot from the group's offset, else from `KAFKA_START_AT`. An offset is committed once everything
+before it is durable: after the epoch that read it has ended everywhere, and never past what scoring
+still has in flight. Our commits carry a mark, `operators.mark`; `kafka-consumer-groups
+--reset-offsets` leaves none, which is how an operator's wish is known.
+
+`assign()` is used, not `subscribe()`: the group shows offsets and lag, and has no members.
+"""
+
+from collections.abc import Callable
+
+from bytewax.connectors.kafka import KafkaSource
+from confluent_kafka import Consumer, KafkaException
+
+from operators import topics
+from operators.mark import Mark
+from operators.read_back import ReadBack
+from operators.records import partition_key
+from operators.source_partition import Partition, Shared, State
+from operators.stop import Stop
+from operators.watermark import Unfinished
+from operators.worker import Loop
+from settings import Settings
+from telemetry import Progress, log
+
+__all__ = ["TransactionSource", "check"]
+
+
+def check(settings: Settings) -> str:
+    """Look for the topic that is read.
+
+    :arg settings: Brokers and topic.
+
+    :returns: What was found.
+
+    :raises DependencyError: Which setting to look at.
+
+    """
+    return topics.check(settings, settings.kafka_topic)
+
+
+class TransactionSource(KafkaSource):
+    """Transactions from a Kafka topic.
+
+    :arg settings: Brokers, topic, group and start.
+
+    :arg loops: Gives the calling worker's loop, pumped here.
+
+    :arg read_backs: Gives what the calling worker reads back from the error topic.
+
+    :arg claim: Holds a partition's lock before it is read, or raises.
+
+    :arg progress: Told of messages and lag.
+
+    :arg unfinished: What scoring has in hand.
+
+    :arg stop: When requested, every partition ends.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        loops: Callable[[], Loop],
+        read_backs: Callable[[], ReadBack],
+        claim: Callable[[str], None],
+        progress: Progress,
+        unfinished: Unfinished,
+        stop: Stop,
+    ) -> None:
+        super().__init__([settings.kafka_bootstrap_servers], [settings.kafka_topic])
+        self._settings = settings
+        self._topic_id = ""
+        self._shared = Shared(loops, read_backs, claim, progress, unfinished, stop, [])
+
+    def list_parts(self) -> list[str]:
+        """Each Kafka partition is an input partition."""
+        self._topic_id = topics.topic_id(self._settings)
+        return topics.partition_keys(self._settings)
+
+    def build_part(  # type: ignore[override]
+        self, step_id: str, for_part: str, resume_state: State | None
+    ) -> Partition:
+        """See ABC docstring."""
+        del step_id
+        number = int(for_part.split("-", 1)[0])
+        return Partition(
+            self._settings, number, resume_state, topic_id=self._topic_id, shared=self._shared
+        )
+
+    def commit_ends(self) -> None:
+        """Commit the last positions, after the stream has ended in good order."""
+        if not self._shared.ended:
+            return
+        topic = self._settings.kafka_topic
+        ends = []
+        for partition, read, taken in self._shared.ended:
+            offset = self._shared.unfinished.below(partition_key(topic, partition), read)
+            ends.append(Mark(self._topic_id, taken).at(topic, partition, offset))
+        properties = {"group.id": self._settings.kafka_consumer_group, "enable.auto.commit": False}
+        consumer = Consumer(topics.client(self._settings, properties))
+        try:
+            consumer.commit(offsets=ends, asynchronous=False)
+        except KafkaException as error:
+            # Only the lag that others see is too high: the snapshot, or the commit before, counts.
+            log.warning("source.commit_failed", error=error.args[0].str())
+        finally:
+            consumer.close()

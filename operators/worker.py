@@ -1,0 +1,81 @@
+"""What the callbacks of one Bytewax worker share.
+
+A worker is a thread of its own, and Bytewax calls the source, the scoring step and the sinks of a
+worker on that thread, one after the other. So whatever they share needs no lock. It is kept by the
+thread's identifier: `threading.local` does not survive from one callback to the next, since each
+gets a fresh Python thread state.
+
+Network work runs on one asyncio loop a worker, which the worker's own thread pumps from its
+callbacks. No second thread competes for the interpreter, and a callback that has to wait runs the
+loop meanwhile, so that everything else in flight goes on.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
+from weakref import finalize
+
+__all__ = ["Loop", "PerWorker"]
+
+X = TypeVar("X")
+
+
+class PerWorker(Generic[X]):
+    """One X for each worker thread, made when that thread first asks for it."""
+
+    def __init__(self, make: Callable[[], X]) -> None:
+        self._make = make
+        self._made: dict[int, X] = {}
+
+    def __call__(self) -> X:
+        """The calling worker's own."""
+        ident = threading.get_ident()
+        if ident not in self._made:
+            self._made[ident] = self._make()
+        return self._made[ident]
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # Work that a crash left behind is not news: the crash is, and has been told.
+    if "exception" in context:
+        loop.default_exception_handler(context)
+
+
+class Loop:
+    """An asyncio loop that runs only while its thread lets it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_tell)
+        self._tasks = 0
+        finalize(self, self._loop.close)
+
+    @property
+    def busy(self) -> bool:
+        """Whether work is going on that wants to be pumped."""
+        return self._tasks > 0
+
+    def spawn(self, work: Coroutine[Any, Any, X]) -> asyncio.Task[X]:
+        """Start work; it goes on whenever the loop runs."""
+        task = self._loop.create_task(work)
+        self._tasks += 1
+        task.add_done_callback(self._ended)
+        return task
+
+    def pump(self) -> None:
+        """Run what is ready, without waiting: 10 to 20 µs when nothing is."""
+        self._loop.call_soon(self._loop.stop)
+        self._loop.run_forever()
+
+    def run(self, work: Coroutine[Any, Any, X]) -> X:
+        """Run work to its end, and everything else meanwhile."""
+        return self._loop.run_until_complete(work)
+
+    def wait_any(self, tasks: Iterable[asyncio.Task[Any]], seconds: float) -> None:
+        """Run until one of the tasks is done or the time is over."""
+        waiting = asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        self._loop.run_until_complete(waiting)
+
+    def _ended(self, _task: asyncio.Task[Any]) -> None:
+        self._tasks -= 1
