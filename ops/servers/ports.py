@@ -1,0 +1,47 @@
+"""TCP ports on 127.0.0.1."""
+
+import secrets
+import socket
+
+LOCALHOST = "127.0.0.1"
+
+# Below the ranges from which Linux (32768 up) and macOS (49152 up) take the ports of outgoing
+# connections. A client that keeps trying to reach a killed server could otherwise be given the
+# server's own port, connect to itself and keep the server from starting again.
+_PORTS = range(20_000, 32_000)
+
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """Find a port that nothing listens on, a different one at each call.
+
+    :returns: A port that stays free while its server is down for a moment.
+
+    """
+    while True:
+        port = _PORTS[secrets.randbelow(len(_PORTS))]
+        if port in _given:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind((LOCALHOST, port))
+            except OSError:
+                continue
+        _given.add(port)
+        return port
+
+
+def accepts(port: int) -> bool:
+    """Tell whether something accepts connections.
+
+    :arg port: On 127.0.0.1.
+
+    :returns: Whether a connection came about within a second.
+
+    """
+    try:
+        socket.create_connection((LOCALHOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
