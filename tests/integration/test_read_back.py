@@ -1,0 +1,91 @@
+"""What the error topic holds already is not written again."""
+
+from datetime import timedelta
+
+import pytest
+
+from operators.dead_letters import DeadLetterWriter
+from operators.read_back import ReadBack
+from operators.records import Failure
+from operators.stop import Stop
+from ops.servers import KafkaServer
+from telemetry import Progress
+from tests import factories
+from tests.support import Topics, environment, header, read_all, settings_of
+
+KEY = "0-{}"
+
+
+class Writing:
+    """One run of the stream after the other, as its error topic sees it."""
+
+    def __init__(self, broker: KafkaServer, topics: Topics) -> None:
+        self.broker, self.topics = broker, topics
+        self.settings = settings_of(
+            environment(
+                broker, topics, database_url="postgresql://unused", model_url="http://unused"
+            )
+        )
+
+    def failure(self, offset: int, *, partition: int = 0, topic: str | None = None) -> Failure:
+        """Make a failure of a message."""
+        of = factories.message(
+            topic=topic or self.topics.transactions, partition=partition, offset=offset
+        )
+        return factories.failure(of=of)
+
+    def run(self, *failures: Failure, resumed: int | None = 0) -> None:
+        """Write failures as a process that was started anew; resumed says since when."""
+        read_back = ReadBack(self.settings)
+        if resumed is not None:
+            read_back.resume(f"0-{self.topics.transactions}", resumed)
+        writer = DeadLetterWriter(
+            self.settings,
+            read_back=read_back,
+            progress=Progress(),
+            stop=Stop(timedelta(seconds=5)),
+        )
+        writer.write(failures)
+        writer.flush()
+
+    def records(self) -> list[str | None]:
+        """Ids of what is in the error topic."""
+        found = read_all(self.broker, self.topics.failed)
+        return sorted(header(record, "dlq.id") or "" for record in found)  # type: ignore[return-value]
+
+
+@pytest.fixture
+def writing(broker: KafkaServer, topics: Topics) -> Writing:
+    """Runs with topics of the test's own."""
+    return Writing(broker, topics)
+
+
+def test_after_a_restart_a_failure_is_not_written_twice(writing: Writing) -> None:
+    """What is there is left out, what is not there is written."""
+    writing.run(writing.failure(1), writing.failure(2), resumed=None)
+    writing.run(writing.failure(2), writing.failure(3))
+    topic = writing.topics.transactions
+    assert writing.records() == [f"{topic}-0-1", f"{topic}-0-2", f"{topic}-0-3"]
+
+
+def test_another_partition_or_topic_is_another_message(writing: Writing) -> None:
+    """Only the same position is the same message."""
+    writing.run(writing.failure(1, partition=1), writing.failure(2, topic="another"), resumed=None)
+    writing.run(writing.failure(1), writing.failure(2))
+    assert len(writing.records()) == 4
+
+
+def test_a_stream_that_begins_reads_nothing_back(writing: Writing) -> None:
+    """A group without offsets writes dead letters of its own."""
+    writing.run(writing.failure(1), resumed=None)
+    writing.run(writing.failure(1), resumed=None)
+    assert len(writing.records()) == 2
+
+
+@pytest.mark.apache_kafka
+def test_only_what_is_newer_than_the_position_is_read(writing: Writing) -> None:
+    """What was written long before the position was taken cannot be of messages after it."""
+    writing.run(writing.failure(1), resumed=None)
+    far_ahead = 4_000_000_000_000
+    writing.run(writing.failure(1), resumed=far_ahead)
+    assert len(writing.records()) == 2

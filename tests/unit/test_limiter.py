@@ -1,0 +1,105 @@
+"""The adaptive limit of requests in flight."""
+
+import random
+import time
+
+import pytest
+
+from operators.limiter import FIRST, WINDOW, Limiter
+
+MOST = 16
+
+
+def _serve(subject: Limiter, *, capacity: int, windows: int, tail: float = 0.0) -> list[int]:
+    """Full load against a server that answers `capacity` requests at a time in 20 ms.
+
+    :returns: The limit after each window.
+
+    """
+    rng = random.Random(1)  # noqa: S311 - a seeded tail
+    limits = []
+    for _ in range(windows):
+        for _ in range(max(WINDOW, subject.limit)):
+            seconds = 0.02 * max(1.0, subject.limit / capacity)
+            slow = rng.random() < tail
+            subject.succeeded(seconds * (50 if slow else 1), in_flight=subject.limit)
+        limits.append(subject.limit)
+    return limits
+
+
+def test_it_grows_to_its_highest_while_latency_stays() -> None:
+    """A server that carries all requests gets as many as are allowed."""
+    limits = _serve(Limiter(MOST, adaptive=True), capacity=MOST, windows=30)
+    assert limits[-1] == MOST
+    assert limits == sorted(limits)
+
+
+def test_it_settles_where_requests_begin_to_queue() -> None:
+    """A server that carries four at a time gets a few times four, not sixty-four."""
+    limits = _serve(Limiter(64, adaptive=True), capacity=4, windows=200)
+    assert 4 <= min(limits[50:]) <= max(limits[50:]) <= 16
+
+
+def test_a_server_that_scales_up_is_used() -> None:
+    """When the server carries more than before, the limit follows."""
+    subject = Limiter(64, adaptive=True)
+    before = _serve(subject, capacity=4, windows=60)[-1]
+    after = _serve(subject, capacity=32, windows=100)[-1]
+    assert after > 2 * before
+
+
+def test_a_slow_tail_is_no_overload() -> None:
+    """One request in a hundred that takes fifty times as long does not lower the limit."""
+    subject = Limiter(MOST, adaptive=True)
+    _serve(subject, capacity=MOST, windows=30)
+    assert min(_serve(subject, capacity=MOST, windows=100, tail=0.01)) == MOST
+
+
+def test_a_server_that_became_slower_for_good_is_not_starved() -> None:
+    """When latency is higher whatever the limit, the limit comes back."""
+    subject = Limiter(MOST, adaptive=True)
+    _serve(subject, capacity=MOST, windows=30)
+    for _ in range(2_000):
+        subject.succeeded(0.2, in_flight=subject.limit)
+    assert subject.limit == MOST
+
+
+def test_a_refusal_halves_it_once_for_a_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals that come together count once; a later one counts again; one is the least."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    subject = Limiter(MOST, adaptive=True)
+    _serve(subject, capacity=MOST, windows=30)
+    for _ in range(5):
+        subject.overloaded()
+    assert subject.limit == MOST // 2
+    for _ in range(10):
+        now += 1
+        subject.overloaded()
+    assert subject.limit == 1
+
+
+def test_it_begins_low_and_begins_anew_after_an_outage() -> None:
+    """The first limit is low, so that first latencies are those of an unhurried server."""
+    subject = Limiter(MOST, adaptive=True)
+    assert subject.limit == FIRST
+    _serve(subject, capacity=MOST, windows=30)
+    subject.restart()
+    assert subject.limit == FIRST
+
+
+def test_it_does_not_grow_where_it_is_not_needed() -> None:
+    """A limit that is not reached stays as it is."""
+    subject = Limiter(MOST, adaptive=True)
+    for _ in range(500):
+        subject.succeeded(0.02, in_flight=1)
+    assert subject.limit == FIRST
+
+
+def test_a_fixed_number_stays() -> None:
+    """With SCORING_ADAPTIVE=false the limit is the highest, whatever happens."""
+    subject = Limiter(MOST, adaptive=False)
+    _serve(subject, capacity=1, windows=50)
+    subject.overloaded()
+    subject.restart()
+    assert subject.limit == MOST
