@@ -1,0 +1,106 @@
+"""Kill everything, again and again, and count both ends: `make chaos`.
+
+Each episode is drawn from a seed. What fails can be run again with `--seed`; its timing is never
+quite the same, so a rare failure may take several attempts.
+"""
+
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from ops.servers import ApacheKafka
+from tests.chaos.episode import Result, run
+from tests.chaos.plan import draw
+from tests.chaos.report import line, summarise
+from tests.chaos.world import World
+
+STRIKES: Final = 12
+"""In an episode."""
+
+
+class Kafka(StrEnum):
+    """The broker."""
+
+    APACHE = "apache"
+    EMBEDDED = "embedded"
+
+
+def main(
+    *,
+    kills: Annotated[
+        int | None, typer.Option(min=1, help="How many at least; 200, or one episode with --seed.")
+    ] = None,
+    kafka: Annotated[
+        Kafka, typer.Option(help="The embedded broker is not killed: it keeps nothing.")
+    ] = Kafka.APACHE,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the first episode; each next has the next.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep all folders.")] = False,
+) -> None:
+    """Run episodes until there were enough kills; exit code 1 if one failed."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if kafka is Kafka.APACHE and (reason := ApacheKafka.missing()):
+        console.print(reason)
+        raise typer.Exit(2)
+    wanted = kills or (STRIKES if seed is not None else 200)
+    first = random.SystemRandom().randrange(10**6) if seed is None else seed
+    signal.signal(signal.SIGTERM, _interrupt)
+    folder = Path(tempfile.mkdtemp(prefix="fraud-scoring-chaos-"))
+    began = time.monotonic()
+    results: list[Result] = []
+    console.print(f"first seed {first}, folder {folder}")
+    try:
+        with World(folder / "servers", kafka.value) as world:
+            while sum(len(result.hits) for result in results) < wanted:
+                results.append(
+                    _episode(world, first + len(results), folder, kafka, console, keep=keep)
+                )
+    except KeyboardInterrupt:
+        console.print("interrupted")
+    finally:
+        if results:
+            summarise(console, results, time.monotonic() - began)
+    failed = any(result.problems for result in results)
+    if failed or keep:
+        console.print(f"logs are in {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    sys.exit(1 if failed else 0)
+
+
+def _episode(
+    world: World, seed: int, folder: Path, kafka: Kafka, console: Console, *, keep: bool
+) -> Result:
+    plan = draw(seed, strikes=STRIKES, broker_dies=kafka is Kafka.APACHE)
+    load = (
+        f"{plan.partitions} partitions, {plan.rate} messages a second, {plan.broken:.0%} broken, "
+        f"batches of {plan.batch_size}"
+    )
+    kinds = ", ".join(strike.kind for strike in plan.strikes)
+    console.print(f"seed {seed}: {load}: {kinds}", style="dim")
+    its_folder = folder / f"seed-{seed}"
+    its_folder.mkdir()
+    result = run(world, plan, its_folder)
+    console.print(line(result), style="red" if result.problems else "green")
+    if not (result.problems or keep):
+        shutil.rmtree(its_folder, ignore_errors=True)
+    return result
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    typer.run(main)
