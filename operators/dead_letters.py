@@ -143,7 +143,13 @@ class DeadLetterWriter:
         self, failure: Failure, record: Record, error: KafkaError | None, *, alone: bool
     ) -> None:
         if error is None:
-            self._progress.count("failed", 1)
+            self._progress.count(
+                "failed",
+                1,
+                stage=failure.stage,
+                disposition=failure.disposition,
+                code=failure.code,
+            )
         elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE and not alone:
             # The topic's limit is below the producer's.
             self._refused.append((failure, record))
