@@ -134,6 +134,7 @@ class Partition(StatefulSourcePartition[Message, State]):
         shared.claim(self._key)
         self._offset = self._start(settings, resume_state)
         self._consumer.assign([TopicPartition(self._at.topic, partition, self._offset)])
+        shared.progress.assign(partition)
         log.info("source.start", partition=partition, offset=self._offset)
 
     def next_batch(self) -> list[Message]:

@@ -5,8 +5,24 @@ compares with the registry.
 """
 
 from telemetry import metrics
-from telemetry.logs import log, log_to_stderr
+from telemetry.health import Health
+from telemetry.logs import TRACE_ID, log, log_to_stderr
 from telemetry.progress import Progress
-from telemetry.worker import name_worker, worker_index
+from telemetry.server import Response, Route, routes, serve
+from telemetry.worker import beat, name_worker, worker_index
 
-__all__ = ["Progress", "log", "log_to_stderr", "metrics", "name_worker", "worker_index"]
+__all__ = [
+    "TRACE_ID",
+    "Health",
+    "Progress",
+    "Response",
+    "Route",
+    "beat",
+    "log",
+    "log_to_stderr",
+    "metrics",
+    "name_worker",
+    "routes",
+    "serve",
+    "worker_index",
+]

@@ -3,11 +3,17 @@
 import logging
 import logging.config
 import sys
+from contextvars import ContextVar
 from typing import Final
 
 import structlog
 
-__all__ = ["log", "log_to_stderr"]
+from telemetry.worker import worker_index
+
+__all__ = ["TRACE_ID", "log", "log_to_stderr"]
+
+TRACE_ID: Final[ContextVar[str | None]] = ContextVar("trace_id", default=None)
+"""Of the trace that is going on, where tracing is on."""
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("fraud")
 
@@ -24,6 +30,7 @@ def log_to_stderr(log_format: str, level: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        _add_context,
     ]
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
@@ -56,6 +63,17 @@ def log_to_stderr(log_format: str, level: str) -> None:
             "loggers": {"fraud": {"level": level}, "kafka": {"filters": ["no_chatter"]}},
         }
     )
+
+
+def _add_context(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    worker, trace_id = worker_index(), TRACE_ID.get()
+    if worker is not None:
+        event.setdefault("worker", worker)
+    if trace_id is not None:
+        event["trace_id"] = trace_id
+    return event
 
 
 def _is_no_chatter(record: logging.LogRecord) -> bool:

@@ -34,6 +34,8 @@ class Progress:
         self._counts: Counter[str] = Counter()
         self._lags: dict[int, int] = {}
         self._epochs: dict[int, float] = {}
+        self.partitions: int | None = None
+        """Of the topic; None until that is known."""
         self._started = self._reported = time.monotonic()
         self._reported_messages = 0
 
@@ -69,13 +71,28 @@ class Progress:
             [now - arrival / 1000 for arrival in arrivals if arrival >= 0]
         )
 
+    def assign(self, partition: int) -> None:
+        """Note that a partition is read by this process; its first epoch begins."""
+        with self._lock:
+            self._epochs[partition] = time.monotonic()
+
+    @property
+    def assigned(self) -> int:
+        """How many partitions this process reads."""
+        with self._lock:
+            return len(self._epochs)
+
+    def epoch_age(self) -> float | None:
+        """Seconds since the last epoch ended, of the partition where that is longest ago."""
+        with self._lock:
+            return time.monotonic() - min(self._epochs.values()) if self._epochs else None
+
     def epoch_ended(self, partition: int) -> None:
         """Note that an epoch has ended on every worker, as a partition of the source sees it."""
         now = time.monotonic()
         with self._lock:
-            before, self._epochs[partition] = self._epochs.get(partition), now
-        if before is not None:
-            metrics.EPOCH_DURATION.observe(now - before)
+            before, self._epochs[partition] = self._epochs.get(partition, now), now
+        metrics.EPOCH_DURATION.observe(now - before)
         metrics.EPOCH_END.labels(partition).set_to_current_time()
 
     def totals(self) -> dict[str, Any]:

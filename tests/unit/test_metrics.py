@@ -115,3 +115,16 @@ def test_a_count_is_a_metric_too() -> None:
     progress.count("failed", 3, **labels)
 
     assert (value() - before, progress.totals()["failed"]) == (3, 3)
+
+
+def test_the_table_of_events_is_that_of_the_code() -> None:
+    """Every event that is logged by name, and no other."""
+    _, _, logs = (ROOT / "docs" / "metrics.md").read_text("utf-8").partition("## Logs")
+    _, _, table = logs.partition("| event |")
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    documented = {event for row in rows for event in re.findall(r"`([\w.]+)`", row)}
+    files = [ROOT / "dataflow.py", *ROOT.glob("operators/*.py"), *ROOT.glob("telemetry/*.py")]
+    source = "".join(file.read_text("utf-8") for file in files)
+    logged = set(re.findall(r'log\.(?:info|warning|error)\(\s*"([\w.]+)"', source))
+
+    assert documented == logged | {"end", "failed"}  # what `Progress.finish` is told

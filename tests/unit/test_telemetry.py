@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from telemetry import Progress, log, log_to_stderr
+from telemetry import TRACE_ID, Progress, log, log_to_stderr
 
 Tick = Callable[[float], None]
 LABELS: dict[str, dict[str, str | int]] = {
@@ -24,8 +24,9 @@ def _read(progress: Progress, number: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_logging() -> Iterator[None]:
+def _own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Logging is the process's; other tests get it back as it was."""
+    monkeypatch.setattr("telemetry.worker._workers", {})  # a flow may have run on this thread
     root = logging.getLogger()
     before = root.handlers[:], root.level, logging.getLogger("fraud").level
     yield
@@ -269,3 +270,18 @@ def test_the_level_is_the_projects_own(
         "library warning",
         "library error",
     ]
+
+
+def test_lines_of_a_trace_have_its_id(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of libraries too, and no others."""
+    log_to_stderr("json", "INFO")
+
+    token = TRACE_ID.set("4bf92f3577b34da6a3ce929d0e0e4736")
+    log.info("inside")
+    logging.getLogger("library").warning("inside")
+    TRACE_ID.reset(token)
+    log.info("outside")
+
+    own, foreign, outside = _lines(capsys)
+    assert own["trace_id"] == foreign["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert "trace_id" not in outside
