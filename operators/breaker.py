@@ -26,7 +26,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Literal
 
-from telemetry import log, metrics
+from telemetry import log, move_breaker
 
 __all__ = ["Breaker", "ServiceError"]
 
@@ -63,7 +63,7 @@ class Breaker:
     def __init__(self, name: str, *, on_open: Callable[[], None]) -> None:
         self._name, self._on_open = name, on_open
         self._state: State = "closed"
-        metrics.BREAKERS.labels(self._state).inc()
+        move_breaker(None, self._state)
         self._failures = 0
         self._pauses = 0
         self._opened = 0.0
@@ -79,8 +79,7 @@ class Breaker:
 
     @state.setter
     def state(self, state: State) -> None:
-        metrics.BREAKERS.labels(self._state).dec()
-        metrics.BREAKERS.labels(state).inc()
+        move_breaker(self._state, state)
         self._state = state
 
     @asynccontextmanager
@@ -117,7 +116,7 @@ class Breaker:
         self.state = "closed"
         if not self._closed:
             self._closed = True
-            metrics.BREAKERS.labels("closed").dec()
+            move_breaker("closed", None)
 
     def _cancel(self) -> None:
         if self._timer is not None:

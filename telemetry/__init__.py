@@ -5,6 +5,7 @@ compares with the registry.
 """
 
 from telemetry import metrics
+from telemetry.breakers import move_breaker
 from telemetry.health import Health
 from telemetry.logs import TRACE_ID, log, log_to_stderr
 from telemetry.progress import Progress
@@ -21,6 +22,7 @@ __all__ = [
     "log",
     "log_to_stderr",
     "metrics",
+    "move_breaker",
     "name_worker",
     "routes",
     "serve",

@@ -9,7 +9,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from telemetry import metrics
+from telemetry.breakers import breakers
 from telemetry.progress import Progress
 from telemetry.worker import workers
 
@@ -54,18 +54,18 @@ class Health:
                 return False, _no(f"not assembled after {seconds:.0f} s")
             return True, {"status": "assembling"}
         topic = self._progress.partitions or 0
-        for worker in workers():
-            silent = now - worker.beat
-            # One without partitions has nothing to call it.
-            if worker.index < topic and silent > self._live_timeout:
-                return False, _no(f"worker {worker.index}: no sign of life for {silent:.0f} s")
+        # A worker without partitions has nothing to call it. Of the others, one that hangs ends no
+        # epoch, and so silences all; one that waits knowingly may silence the rest, and is alive.
+        signs = [now - worker.beat for worker in workers() if worker.index < topic]
+        if signs and min(signs) > self._live_timeout:
+            return False, _no(f"no sign of life of a worker for {min(signs):.0f} s")
         return True, {"status": "ok"}
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether it works, and the state of each part."""
         assigned, expected = self._partitions()
-        breakers = {state: _gauge(state) for state in ("closed", "half-open", "open")}
-        model_down = breakers["open"] + breakers["half-open"] > 0
+        states = breakers()
+        model_down = states["open"] + states["half-open"] > 0
         age = self._progress.epoch_age()
         # While the model is down reading pauses, and with it epochs.
         epochs = age is None or age <= self._epoch_timeout or model_down
@@ -81,7 +81,7 @@ class Health:
                 "seconds_since_end": None if age is None else round(age, 1),
                 "limit_seconds": self._epoch_timeout,
             },
-            "breaker": {"ok": True, "degraded": model_down, "workers": breakers},
+            "breaker": {"ok": True, "degraded": model_down, "workers": states},
         }
         ok = all(part["ok"] for part in parts.values())
         status = "not ready" if not ok else "degraded" if model_down else "ok"
@@ -99,8 +99,3 @@ class Health:
 
 def _no(reason: str) -> dict[str, Any]:
     return {"status": "not live", "reason": reason}
-
-
-def _gauge(state: str) -> int:
-    [family] = metrics.BREAKERS.labels(state).collect()
-    return int(family.samples[0].value)

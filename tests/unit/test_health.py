@@ -52,8 +52,26 @@ def test_a_worker_is_alive_while_it_gives_signs(tick: Tick) -> None:
     assert health.live() == (True, {"status": "ok"})
 
     tick(2)
-    reason = "worker 0: no sign of life for 121 s"
+    reason = "no sign of life of a worker for 121 s"
     assert health.live() == (False, {"status": "not live", "reason": reason})
+
+
+def test_workers_that_wait_for_a_paused_one_are_alive(
+    tick: Tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its epoch does not end, so Bytewax does not call the others of the process."""
+    progress = Progress()
+    health = _working(progress, partitions=2, index=0, count=2)
+    monkeypatch.setattr("telemetry.worker.threading", SimpleNamespace(get_ident=lambda: -1))
+    name_worker(1, 2)
+    progress.assign(1)
+    tick(119)
+    beat()  # of the second worker alone
+    tick(2)
+    assert health.live()[0]
+
+    tick(119)
+    assert not health.live()[0]
 
 
 def test_a_worker_without_partitions_is_fine(tick: Tick) -> None:
