@@ -35,8 +35,8 @@ class Limits:
     pause: timedelta = timedelta(seconds=1)
     """Before the first start that follows a failure; doubled before each further one."""
     longest_pause: timedelta = timedelta(seconds=10)
-    healthy: timedelta = timedelta(seconds=60)
-    """A run that lasted longer begins a new row."""
+    healthy: timedelta = timedelta(seconds=30)
+    """A run that lasted longer begins a new row. More than a start that fails: `START_TIMEOUT`."""
 
 
 def supervise(command: Sequence[str], *, limits: Limits | None = None) -> int:
