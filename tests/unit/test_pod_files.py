@@ -1,5 +1,6 @@
 """`python -m ops.recovery` and `python -m ops.hostfile`, which prepare a pod."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -64,3 +65,28 @@ def test_a_hostfile_for_no_process_is_refused(tmp_path: Path) -> None:
     for number in ("0", "", "$(PROCESSES)"):
         assert run("ops.hostfile", tmp_path / "hosts", "fraud", number).returncode != 0
     assert not (tmp_path / "hosts").exists()
+
+
+def test_the_scripts_of_the_helm_chart_know_its_recovery_directory(tmp_path: Path) -> None:
+    """One makes the partitions, the other runs the stream on them; and says if there are none."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+
+    def said(script: str, **variables: str) -> str:
+        command = ["sh", "-c", f"sh ./{script}"]  # as the chart does
+        done = subprocess.run(  # noqa: S603 - a test's own
+            command,
+            cwd=CHECKOUT / "k8s" / "helm",
+            env={"PATH": f"{tmp_path}:{os.defpath}", **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout + done.stderr
+
+    volume = {"BYTEWAX_RECOVERY_DIRECTORY": "/var/recovery"}
+    assert said("entrypoint-recovery.sh", **volume) == "-m ops.recovery /var/recovery\n"
+    stream = "-m ops.supervise python -m bytewax.run dataflow -r /var/recovery/partitions\n"
+    assert said("entrypoint.sh", **volume) == stream
+    assert "set configuration.recovery.enabled" in said("entrypoint.sh")
