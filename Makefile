@@ -14,7 +14,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 	lint check-manifests format lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(INSTALLED) ## Install everything, exact versions, into .venv
 
