@@ -32,7 +32,7 @@ from operators.stop import Stop
 from operators.watermark import Unfinished
 from operators.worker import Loop, PerWorker
 from settings import Settings, SettingsError, load, recovery_directory
-from telemetry import Progress, log, log_to_stderr
+from telemetry import Health, Progress, log, log_to_stderr, routes, serve
 
 __all__ = ["build", "flow"]
 
@@ -134,15 +134,20 @@ def flow() -> Dataflow:
         sys.exit(f"settings: {error}")
     log_to_stderr(settings.log_format, settings.log_level)
     _end_on_signals()
-    wrong = [
-        finding.detail for finding in examine(settings, recovery_directory()) if not finding.ok
-    ]
+    progress = Progress()
+    health = Health(
+        progress, live_timeout=settings.live_timeout, epoch_timeout=settings.epoch_timeout
+    )
+    _serve(settings, health)
+    findings = list(examine(settings, recovery_directory()))
+    wrong = [finding.detail for finding in findings if not finding.ok]
     if wrong:
         # One word for both topics, if it is the broker.
         sys.exit("cannot start: " + "; ".join(dict.fromkeys(wrong)))
+    # Not what was found: addresses are not for everybody who may ask for the health.
+    health.dependencies_answered([finding.dependency for finding in findings])
     stop = Stop(settings.stop_timeout)
     _stop_on_signals(stop)
-    progress = Progress()
     log.info(
         "start",
         brokers=settings.kafka_bootstrap_servers,
@@ -154,6 +159,16 @@ def flow() -> Dataflow:
     at_end: list[Callable[[], None]] = []
     atexit.register(_finish, progress, at_end)
     return build(settings, stop=stop, progress=progress, on_end=at_end.append)
+
+
+def _serve(settings: Settings, health: Health) -> None:
+    if settings.http_port == 0:
+        return
+    try:
+        serve(settings.http_host, settings.http_port, routes(health))
+    except OSError as error:
+        address = f"{settings.http_host}:{settings.http_port}"
+        sys.exit(f"cannot start: HTTP_PORT, HTTP_HOST: {address}: {error.strerror}")
 
 
 def _end_on_signals() -> None:

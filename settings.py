@@ -248,6 +248,27 @@ class Settings(BaseSettings):
         timedelta(seconds=8),
         description="Limit of an end in good order after SIGTERM, in seconds",
     )
+    http_host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address on which health and metrics are served; `0.0.0.0` in a container",
+    )
+    http_port: int = Field(
+        8080,
+        ge=0,
+        le=65_535,
+        description="Port of the same, one for each process of a machine; `0` for no server",
+    )
+    live_timeout: Seconds = Field(
+        timedelta(seconds=120),
+        description="Seconds without a sign of life of a worker, or until a cluster has come"
+        " together, after which `/health/live` fails",
+    )
+    epoch_timeout: Seconds = Field(
+        timedelta(seconds=60),
+        description="Seconds since the end of the last epoch after which `/health/ready` fails;"
+        " several times what `-s` says",
+    )
     log_format: Literal["text", "json"] = Field("text", description="`text` or `json`")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`"

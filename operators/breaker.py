@@ -26,7 +26,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Literal
 
-from telemetry import MODELS_DOWN, log
+from telemetry import log, metrics
 
 __all__ = ["Breaker", "ServiceError"]
 
@@ -62,13 +62,26 @@ class Breaker:
 
     def __init__(self, name: str, *, on_open: Callable[[], None]) -> None:
         self._name, self._on_open = name, on_open
-        self.state: State = "closed"
+        self._state: State = "closed"
+        metrics.BREAKERS.labels(self._state).inc()
         self._failures = 0
         self._pauses = 0
         self._opened = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._due = False
+        self._closed = False
+
+    @property
+    def state(self) -> State:
+        """Whether requests go."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        metrics.BREAKERS.labels(self._state).dec()
+        metrics.BREAKERS.labels(state).inc()
+        self._state = state
 
     @asynccontextmanager
     async def request(self, *, wait: bool = True) -> AsyncIterator[None]:
@@ -101,9 +114,10 @@ class Breaker:
     def close(self) -> None:
         """End its work."""
         self._cancel()
-        if self.state != "closed":
-            self.state = "closed"
-            MODELS_DOWN.dec()
+        self.state = "closed"
+        if not self._closed:
+            self._closed = True
+            metrics.BREAKERS.labels("closed").dec()
 
     def _cancel(self) -> None:
         if self._timer is not None:
@@ -128,7 +142,6 @@ class Breaker:
     def _answered(self) -> None:
         if self.state != "closed":
             self._cancel()
-            MODELS_DOWN.dec()
             self.state, self._failures, self._pauses, self._due = "closed", 0, 0, False
             seconds = round(time.monotonic() - self._opened, 1)
             log.warning("breaker.closed", service=self._name, open_seconds=seconds)
@@ -143,7 +156,6 @@ class Breaker:
                 self._wake(1)
                 return
             self._opened = time.monotonic()
-            MODELS_DOWN.inc()
         self._open(error)
 
     def _open(self, error: ServiceError) -> None:

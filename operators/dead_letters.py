@@ -25,7 +25,7 @@ from operators.read_back import ReadBack
 from operators.records import Failure
 from operators.stop import Stop
 from settings import Settings
-from telemetry import Progress, log
+from telemetry import Progress, beat, log
 
 __all__ = ["DeadLetterSink", "DeadLetterWriter", "check"]
 
@@ -111,6 +111,7 @@ class DeadLetterWriter:
     def _wait(self) -> None:
         warned = time.monotonic()
         while self._producer.flush(POLL):
+            beat()
             self._raise_error()
             if self._stop.overdue():
                 reason = "no acknowledgement before the end of the stop"
@@ -143,7 +144,13 @@ class DeadLetterWriter:
         self, failure: Failure, record: Record, error: KafkaError | None, *, alone: bool
     ) -> None:
         if error is None:
-            self._progress.count("failed", 1)
+            self._progress.count(
+                "failed",
+                1,
+                stage=failure.stage,
+                disposition=failure.disposition,
+                code=failure.code,
+            )
         elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE and not alone:
             # The topic's limit is below the producer's.
             self._refused.append((failure, record))

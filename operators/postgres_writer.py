@@ -6,6 +6,7 @@ Errors that may pass are retried (see `operators.session`), any other stops the 
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -17,7 +18,7 @@ from operators.dead_letters import DeadLetterWriter
 from operators.records import Failure, Scored
 from operators.session import Connection, Session, describe
 from operators.worker import Loop
-from telemetry import Progress
+from telemetry import Progress, metrics
 
 __all__ = ["PostgresWriter"]
 
@@ -114,6 +115,7 @@ class PostgresWriter:
             await self._store(rows)
 
     async def _store(self, rows: list[Scored]) -> None:
+        started = time.monotonic()
         try:
             stored, repeated, conflicts = await self._session.run(partial(_merge, rows))
         except (psycopg.DataError, psycopg.IntegrityError) as error:
@@ -121,6 +123,9 @@ class PostgresWriter:
         except psycopg.Error as error:
             raise self._session.stopped(describe(error)) from None
         else:
+            metrics.WRITE_DURATION.observe(time.monotonic() - started)
+            metrics.WRITE_ROWS.observe(len(rows))
+            self._progress.committed([row.message.timestamp for row in rows])
             self._progress.count("stored", stored)
             self._progress.count("duplicates", repeated)
             self._dead_letters.write([_conflict(row) for row in conflicts])

@@ -17,7 +17,7 @@ from operators import topics
 from operators.errors import DeliveryError
 from operators.records import Message, partition_key
 from settings import Settings
-from telemetry import log
+from telemetry import beat, log
 
 __all__ = ["ReadBack"]
 
@@ -108,6 +108,7 @@ class ReadBack:
         known: set[tuple[int, int]] = set()
         limit = time.monotonic() + LIMIT
         while running:
+            beat()
             for record in consumer.consume(1_000, 0.1):
                 error = record.error()
                 if error is None:

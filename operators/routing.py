@@ -13,6 +13,7 @@ from typing import Any
 from bytewax.inputs import DynamicSource, StatelessSourcePartition
 
 from operators.worker import PerWorker
+from telemetry import name_worker
 
 __all__ = ["Lanes", "lane_of", "worker_of"]
 
@@ -83,6 +84,7 @@ class Lanes(DynamicSource[Any]):
     def build(self, step_id: str, worker_index: int, worker_count: int) -> _Nothing:
         """See ABC docstring."""
         del step_id
+        name_worker(worker_index, worker_count)
         self._index()[:] = [lane_of(worker_index, worker_count)]
         return _Nothing()
 

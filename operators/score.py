@@ -42,6 +42,9 @@ PARTIAL_REQUESTS: Final = 2
 """A batch that is not full goes only while fewer requests than this are in flight: enough to keep
 the model busy, few enough that a backlog gathers into full batches."""
 POLL: Final = timedelta(milliseconds=2)  # in the past it would spin, 1 ms costs more than it gives
+SIGN_OF_LIFE: Final = timedelta(seconds=5)
+"""Between calls of an idle lane. It waits for another worker's epoch, perhaps for all of an outage,
+and meanwhile nothing else calls this worker."""
 PATIENCE: Final = 0.1  # seconds between looks at the wish to stop, while waiting
 DRAIN_SHARE: Final = 0.5  # of the time for a stop; the rest is for the sinks
 
@@ -127,7 +130,7 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
         # The sinks write what was emitted on the same loop, which nothing else may pump while this
         # worker waits for another's epoch: a transaction left open could hold that one up for ever.
         busy = busy or self._emitted or self._loop.busy
-        return datetime.now(UTC) + POLL if busy else None
+        return datetime.now(UTC) + (POLL if busy else SIGN_OF_LIFE)
 
     def snapshot(self) -> dict[str, Any]:
         held = [*(item for request in self._requests for item in request.items), *self._waiting]

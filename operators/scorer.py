@@ -33,7 +33,7 @@ from operators.limiter import Limiter
 from operators.records import Disposition, Failure, Prediction, Received, Scored, Transaction
 from operators.scoring_api import RefusedError, ScoringApi, UnavailableError
 from settings import Settings
-from telemetry import REQUESTS, REQUESTS_IN_FLIGHT, log
+from telemetry import log, metrics, worker_index
 
 __all__ = ["Outcome", "Scorer"]
 
@@ -249,6 +249,7 @@ class Scorer:
             except UnavailableError as failure:
                 # What the service asks for, and not all workers at the same moment.
                 pause = failure.after + self._jitter(1 if failure.after else attempt)
+                metrics.RETRIES.labels(failure.kind).inc()
                 log.info("model.retry", reason=str(failure), attempt=attempt, pause=pause)
                 await asyncio.sleep(pause)
         return await self._ask(transactions)
@@ -273,18 +274,22 @@ class Scorer:
             try:
                 predictions = await self._ask_hedged(transactions)
             except UnavailableError as failure:
-                REQUESTS.labels("failed").inc()
+                metrics.REQUESTS.labels("failed").inc()
+                if failure.kind == "connection":
+                    metrics.CONNECTION_LOSSES.labels("model").inc()
                 self._tally = self._tally._replace(failures=self._tally.failures + 1)
                 if failure.overload:
                     self._limiter.overloaded()
                 raise
             except RefusedError as refusal:
-                REQUESTS.labels("refused").inc()
+                metrics.REQUESTS.labels("refused").inc()
                 if known:
                     reason = f"{refusal} to what it took before"
-                    raise UnavailableError(reason) from None
+                    raise UnavailableError(reason, kind="status") from None
                 raise
-            REQUESTS.labels("answered").inc()
+            finally:
+                metrics.REQUEST_DURATION.observe(time.monotonic() - started)
+            metrics.REQUESTS.labels("answered").inc()
             self._tally = self._tally._replace(successes=self._tally.successes + 1)
             self._witness = transactions[0]
             self._refusals = 0
@@ -315,14 +320,16 @@ class Scorer:
 
     def _send(self, transactions: list[Transaction]) -> "asyncio.Task[dict[UUID, Prediction]]":
         self._in_flight += 1
-        REQUESTS_IN_FLIGHT.inc()
+        metrics.REQUESTS_IN_FLIGHT.inc()
+        metrics.REQUEST_TRANSACTIONS.observe(len(transactions))
         request = asyncio.create_task(self._api.ask(transactions))
         request.add_done_callback(self._returned)
         return request
 
     def _returned(self, _request: "asyncio.Task[dict[UUID, Prediction]]") -> None:
         self._in_flight -= 1
-        REQUESTS_IN_FLIGHT.dec()
+        metrics.REQUESTS_IN_FLIGHT.dec()
+        metrics.REQUESTS_LIMIT.labels(worker_index()).set(self._limiter.limit)
 
 
 def _is_failure(request: "asyncio.Task[dict[UUID, Prediction]]") -> bool:

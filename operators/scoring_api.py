@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 import aiohttp
@@ -37,6 +37,9 @@ LONGEST_WISH: Final = 60.0  # seconds of `Retry-After` that are granted
 ANSWER_BYTES: Final = 64_000  # longest answer: these, and for each transaction those
 ANSWER_BYTES_EACH: Final = 2_000
 
+Kind = Literal["overload", "status", "connection", "timeout", "answer"]
+"""What was wrong with a request that may succeed another time."""
+
 
 class UnavailableError(ServiceError):
     """The request may succeed another time, or the service is sick.
@@ -45,13 +48,15 @@ class UnavailableError(ServiceError):
 
     :arg after: Seconds for which the service asks to be left alone.
 
-    :arg overload: Whether it has too much to do.
+    :arg kind: For metrics; the vocabulary is fixed.
 
     """
 
-    def __init__(self, reason: str, after: float = 0.0, *, overload: bool = False) -> None:
+    def __init__(self, reason: str, after: float = 0.0, *, kind: Kind) -> None:
         super().__init__(reason, after)
-        self.overload = overload
+        self.kind = kind
+        self.overload = kind in {"overload", "timeout"}
+        """Whether it has too much to do."""
 
 
 class RefusedError(Exception):
@@ -105,7 +110,8 @@ class ScoringApi:
             status, answer, after = await self._post(body, room)
         if status in UNAVAILABLE or status >= httpx.codes.INTERNAL_SERVER_ERROR:
             reason = f"status {status}"
-            raise UnavailableError(reason, after, overload=status in OVERLOADED)
+            kind: Kind = "overload" if status in OVERLOADED else "status"
+            raise UnavailableError(reason, after, kind=kind)
         if status in REFUSED:
             raise RefusedError(status, self._contract.blame(answer))
         if status != httpx.codes.OK:
@@ -113,10 +119,10 @@ class ScoringApi:
         try:
             predictions = self._contract.decode(answer)
         except BadAnswerError as error:
-            raise UnavailableError(str(error)) from None
+            raise UnavailableError(str(error), kind="answer") from None
         if predictions.keys() != {transaction.id for transaction in transactions}:
             reason = "the ids of the answer are not those of the request"
-            raise UnavailableError(reason)
+            raise UnavailableError(reason, kind="answer")
         return predictions
 
     async def close(self) -> None:
@@ -142,18 +148,18 @@ class ScoringApi:
                     answer += chunk
                     if len(answer) > room:
                         reason = f"an answer of more than {room} bytes"
-                        raise UnavailableError(reason)
+                        raise UnavailableError(reason, kind="answer")
                 return response.status_code, bytes(answer), _retry_after(response)
         except httpx.ConnectTimeout:
             # The transport says so of any connection that was not made.
             reason = "no connection"
-            raise UnavailableError(reason) from None
+            raise UnavailableError(reason, kind="connection") from None
         except (TimeoutError, httpx.TimeoutException):
             reason = f"no answer within {self._limit:g} s"
-            raise UnavailableError(reason, overload=True) from None
+            raise UnavailableError(reason, kind="timeout") from None
         # UnicodeError: a name that cannot be a host's, such as one with two dots in a row.
         except (httpx.TransportError, httpx.DecodingError, UnicodeError) as error:
-            raise UnavailableError(type(error).__name__) from None
+            raise UnavailableError(type(error).__name__, kind="connection") from None
 
     def _has_new_token(self) -> bool:
         fresh: SecretStr | None = self._settings.read_again("ml_api_token")

@@ -29,7 +29,7 @@ from operators.errors import StoreError
 from operators.stop import Stop
 from operators.worker import Loop
 from settings import Settings
-from telemetry import log
+from telemetry import log, metrics
 
 __all__ = ["Connection", "Session", "describe"]
 
@@ -143,6 +143,10 @@ class Session:
             except psycopg.Error as error:
                 if not _is_passing(error):
                     raise
+                reason = error.sqlstate[:2] if error.sqlstate else "connection"
+                metrics.DATABASE_RETRIES.labels(reason).inc()
+                if self._connection is not None:
+                    metrics.CONNECTION_LOSSES.labels("postgres").inc()
                 self.close()
                 if self._held:
                     self._on_lost(self._held)

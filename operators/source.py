@@ -82,7 +82,9 @@ class TransactionSource(KafkaSource):
     def list_parts(self) -> list[str]:
         """Each Kafka partition is an input partition."""
         self._topic_id = topics.topic_id(self._settings)
-        return topics.partition_keys(self._settings)
+        keys = topics.partition_keys(self._settings)
+        self._shared.progress.partitions = len(keys)
+        return keys
 
     def build_part(  # type: ignore[override]
         self, step_id: str, for_part: str, resume_state: State | None

@@ -19,7 +19,7 @@ from operators.stop import Stop
 from operators.watermark import Unfinished
 from operators.worker import Loop
 from settings import Settings
-from telemetry import Progress, log
+from telemetry import Progress, log, metrics
 
 __all__ = ["Partition", "Shared", "State"]
 
@@ -134,6 +134,7 @@ class Partition(StatefulSourcePartition[Message, State]):
         shared.claim(self._key)
         self._offset = self._start(settings, resume_state)
         self._consumer.assign([TopicPartition(self._at.topic, partition, self._offset)])
+        shared.progress.assign(partition)
         log.info("source.start", partition=partition, offset=self._offset)
 
     def next_batch(self) -> list[Message]:
@@ -155,7 +156,7 @@ class Partition(StatefulSourcePartition[Message, State]):
         self._idle = not batch
         if batch:
             self._offset = batch[-1].offset + 1
-            self._shared.progress.count("messages", len(batch))
+            self._shared.progress.count("messages", len(batch), partition=self._at.partition)
         self._measure_lag()
         self._shared.progress.report()
         return batch
@@ -262,6 +263,7 @@ class Partition(StatefulSourcePartition[Message, State]):
             return
         offset, taken = self._durable
         self._durable = None
+        self._shared.progress.epoch_ended(self._at.partition)
         at = self._marked(self._shared.unfinished.below(self._key, offset), taken)
         self._consumer.commit(offsets=[at], asynchronous=True)
 
@@ -274,9 +276,12 @@ class Partition(StatefulSourcePartition[Message, State]):
             log.warning("source.commit_failed", partition=self._at.partition, error=error.str())
         else:
             self._committed = True
+            metrics.COMMIT_TIME.labels(self._at.partition).set_to_current_time()
 
     def _on_error(self, error: KafkaError) -> None:
         log.warning("source.error", partition=self._at.partition, error=error.str())
+        if error.code() == KafkaError._TRANSPORT:  # noqa: SLF001
+            metrics.CONNECTION_LOSSES.labels("kafka").inc()
         # Of a topic that was deleted librdkafka tells here alone, and goes on asking for it.
         self._doubtful = self._doubtful or error.code() in GONE
 
@@ -296,7 +301,7 @@ class Partition(StatefulSourcePartition[Message, State]):
     def _measure_lag(self) -> None:
         _, high = self._consumer.get_watermark_offsets(self._at, cached=True)
         if high >= 0:
-            self._shared.progress.lag(self._key, max(0, high - self._offset))
+            self._shared.progress.lag(self._at.partition, max(0, high - self._offset))
 
     def _refuse(self, error: KafkaError) -> None:
         if error.retriable():
@@ -314,7 +319,7 @@ class Partition(StatefulSourcePartition[Message, State]):
                 MISSING.format(key=self._key, offset=self._offset, low=low, high=high, gone=gone)
             )
         log.warning("source.skipped", partition=self._at.partition, offset=self._offset, gone=gone)
-        self._shared.progress.count("skipped", gone)
+        self._shared.progress.count("skipped", gone, partition=self._at.partition)
         self._offset = low
         self._consumer.assign([TopicPartition(self._at.topic, self._at.partition, low)])
 

@@ -362,6 +362,7 @@ def environment(
         "ML_API_URL": model_url,
         "DATABASE_TIMEOUT": "5",
         "START_TIMEOUT": "10",
+        "HTTP_PORT": "0",
         **more,
     }
 

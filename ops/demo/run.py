@@ -73,6 +73,7 @@ class _Stage:
             settings={
                 "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap_servers,
                 "KAFKA_CONSUMER_GROUP": "demo",
+                "HTTP_PORT": "0",
                 "KAFKA_TOPIC": TOPIC,
                 "KAFKA_ERROR_TOPIC": ERROR_TOPIC,
                 # Kafka answers a fetch when there is a message, the embedded broker when its time

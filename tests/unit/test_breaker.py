@@ -222,8 +222,11 @@ def test_a_failure_after_an_outage_leaves_nobody_waiting() -> None:
 def test_the_metric_says_that_it_is_open() -> None:
     """One while the service is down, none before and after, nor when its worker has ended."""
 
-    def metric() -> float | None:
-        return REGISTRY.get_sample_value("fraud_model_down")
+    def metric() -> float:
+        return sum(
+            REGISTRY.get_sample_value("fraud_model_breakers", {"state": state}) or 0
+            for state in ("open", "half-open")
+        )
 
     async def work(subject: Breaker) -> None:
         assert metric() == 0

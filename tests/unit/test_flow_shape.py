@@ -18,7 +18,11 @@ from tests.factories import settings
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for file in [*ROOT.glob("operators/**/*.py"), ROOT / "settings.py", ROOT / "telemetry.py"]
+    for file in [
+        *ROOT.glob("operators/**/*.py"),
+        *ROOT.glob("telemetry/*.py"),
+        ROOT / "settings.py",
+    ]
 )
 STATEFUL = {"input", "stateful_batch", "output"}
 """Bytewax's own operators that may keep state; all others are made of these and stateless ones."""

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "settings": set(),
-    "telemetry": set(),
+    "telemetry": {"telemetry"},
     "operators": {"operators", "settings", "telemetry"},
     "dataflow": {"operators", "settings", "telemetry"},
     "ops": {"ops", "dataflow", "operators", "settings", "telemetry"},

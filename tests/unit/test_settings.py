@@ -26,7 +26,14 @@ SECRETS = {
     "KAFKA_SASL_PASSWORD": SECRET,
     "KAFKA_PROPERTIES": f'{{"ssl.key.password": "{SECRET}"}}',
 }
-DURATIONS = ("DATABASE_TIMEOUT", "ML_API_TIMEOUT", "START_TIMEOUT", "STOP_TIMEOUT")
+DURATIONS = (
+    "DATABASE_TIMEOUT",
+    "ML_API_TIMEOUT",
+    "START_TIMEOUT",
+    "STOP_TIMEOUT",
+    "LIVE_TIMEOUT",
+    "EPOCH_TIMEOUT",
+)
 
 Environment = Callable[..., None]
 

@@ -10,14 +10,23 @@ from typing import Any
 import pytest
 import structlog
 
-from telemetry import Progress, log, log_to_stderr
+from telemetry import TRACE_ID, Progress, log, log_to_stderr
 
 Tick = Callable[[float], None]
+LABELS: dict[str, dict[str, str | int]] = {
+    "messages": {"partition": 0},
+    "failed": {"stage": "decode", "disposition": "poison", "code": "not_json"},
+}
+
+
+def _read(progress: Progress, number: int) -> None:
+    progress.count("messages", number, **LABELS["messages"])
 
 
 @pytest.fixture(autouse=True)
-def _own_logging() -> Iterator[None]:
+def _own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Logging is the process's; other tests get it back as it was."""
+    monkeypatch.setattr("telemetry.worker._workers", {})  # a flow may have run on this thread
     root = logging.getLogger()
     before = root.handlers[:], root.level, logging.getLogger("fraud").level
     yield
@@ -31,7 +40,7 @@ def _own_logging() -> Iterator[None]:
 def tick(monkeypatch: pytest.MonkeyPatch) -> Tick:
     """Move the clock on by seconds."""
     now = [1_000.0]
-    monkeypatch.setattr("telemetry.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("telemetry.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def move(seconds: float) -> None:
         now[0] += seconds
@@ -49,12 +58,12 @@ def test_a_line_comes_with_100_messages(tick: Tick, capsys: pytest.CaptureFixtur
     log_to_stderr("json", "INFO")
     progress = Progress()
 
-    progress.count("messages", 99)
+    _read(progress, 99)
     tick(1_000)
     progress.report()
     assert _lines(capsys) == []
 
-    progress.count("messages", 1)
+    _read(progress, 1)
     progress.report()
     assert len(_lines(capsys)) == 1
 
@@ -63,7 +72,7 @@ def test_a_line_comes_once_a_second_at_most(tick: Tick, capsys: pytest.CaptureFi
     """However many messages pass; those of before count towards the next line."""
     log_to_stderr("json", "INFO")
     progress = Progress()
-    progress.count("messages", 10_000)
+    _read(progress, 10_000)
 
     tick(0.9)
     progress.report()
@@ -73,7 +82,7 @@ def test_a_line_comes_once_a_second_at_most(tick: Tick, capsys: pytest.CaptureFi
     progress.report()
     assert len(_lines(capsys)) == 1
 
-    progress.count("messages", 10_000)
+    _read(progress, 10_000)
     tick(0.9)
     progress.report()
     assert _lines(capsys) == []
@@ -87,17 +96,17 @@ def test_every_line_needs_100_more_messages(tick: Tick, capsys: pytest.CaptureFi
     """Counted from the line before, not from the start."""
     log_to_stderr("json", "INFO")
     progress = Progress()
-    progress.count("messages", 199)
+    _read(progress, 199)
     tick(1)
     progress.report()
     assert len(_lines(capsys)) == 1
 
-    progress.count("messages", 99)
+    _read(progress, 99)
     tick(10)
     progress.report()
     assert _lines(capsys) == []
 
-    progress.count("messages", 1)
+    _read(progress, 1)
     progress.report()
     assert len(_lines(capsys)) == 1
 
@@ -108,16 +117,16 @@ def test_a_line_holds_totals_and_the_rate_since_the_last(
     """Under names that dashboards and scripts rely on."""
     log_to_stderr("json", "INFO")
     progress = Progress()
-    progress.count("messages", 1_000)
+    _read(progress, 1_000)
     tick(2)
     progress.report()
     _lines(capsys)
-    progress.count("messages", 250)
+    _read(progress, 250)
     progress.count("stored", 1_100)
     progress.count("duplicates", 20)
-    progress.count("failed", 30)
-    progress.lag("0-transactions", 7)
-    progress.lag("1-transactions", 5)
+    progress.count("failed", 30, **LABELS["failed"])
+    progress.lag(0, 7)
+    progress.lag(1, 5)
     tick(2)
 
     progress.report()
@@ -143,8 +152,8 @@ def test_totals_begin_at_zero_and_add_up() -> None:
     assert progress.totals() == {**dict.fromkeys(names, 0), "lag": 0}
 
     for number, name in enumerate(names):
-        progress.count(name, number)
-        progress.count(name, 10)
+        for more in (number, 10):
+            progress.count(name, more, **LABELS.get(name, {}))
 
     assert progress.totals() == {
         "messages": 10,
@@ -159,7 +168,7 @@ def test_the_lag_of_a_partition_is_the_latest_told() -> None:
     """It is a state, not a count."""
     progress = Progress()
     for messages in (100, 3):
-        progress.lag("0-transactions", messages)
+        progress.lag(0, messages)
 
     assert progress.totals()["lag"] == 3
 
@@ -168,7 +177,7 @@ def test_the_last_line_is_the_whole_run(tick: Tick, capsys: pytest.CaptureFixtur
     """Also of a run too short for any other line; the rate is the mean."""
     log_to_stderr("json", "INFO")
     progress = Progress()
-    progress.count("messages", 50)
+    _read(progress, 50)
     progress.count("stored", 50)
     tick(20)
 
@@ -261,3 +270,18 @@ def test_the_level_is_the_projects_own(
         "library warning",
         "library error",
     ]
+
+
+def test_lines_of_a_trace_have_its_id(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of libraries too, and no others."""
+    log_to_stderr("json", "INFO")
+
+    token = TRACE_ID.set("4bf92f3577b34da6a3ce929d0e0e4736")
+    log.info("inside")
+    logging.getLogger("library").warning("inside")
+    TRACE_ID.reset(token)
+    log.info("outside")
+
+    own, foreign, outside = _lines(capsys)
+    assert own["trace_id"] == foreign["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert "trace_id" not in outside

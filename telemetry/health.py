@@ -1,0 +1,106 @@
+"""Whether this process goes on, and whether it does its work.
+
+*Live* asks whether to end it: a worker that gives no sign of life, or a cluster that does not come
+together. It connects to nothing, and a stream that waits for a service is alive. *Ready* asks
+whether it works: dependencies found, partitions assigned, epochs ending.
+"""
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from telemetry import metrics
+from telemetry.progress import Progress
+from telemetry.worker import workers
+
+__all__ = ["Health"]
+
+
+class Health:
+    """The health of this process.
+
+    :arg progress: Knows partitions and epochs.
+
+    :arg live_timeout: How long a worker may give no sign of life, and a cluster may come together.
+
+    :arg epoch_timeout: How long ago the last epoch may have ended.
+
+    """
+
+    def __init__(
+        self, progress: Progress, *, live_timeout: timedelta, epoch_timeout: timedelta
+    ) -> None:
+        self._progress = progress
+        self._live_timeout = live_timeout.total_seconds()
+        self._epoch_timeout = epoch_timeout.total_seconds()
+        self._started = time.monotonic()
+        self._dependencies: list[str] = []
+
+    def dependencies_answered(self, names: list[str]) -> None:
+        """Note that everything the stream needs was there at its start.
+
+        :arg names: Of what answered.
+
+        """
+        self._dependencies = names
+
+    def live(self) -> tuple[bool, dict[str, Any]]:
+        """Whether to let it go on, and why not."""
+        now = time.monotonic()
+        assigned, expected = self._partitions()
+        if expected is None or assigned < expected:
+            seconds = now - self._started
+            if seconds > self._live_timeout:
+                return False, _no(f"not assembled after {seconds:.0f} s")
+            return True, {"status": "assembling"}
+        topic = self._progress.partitions or 0
+        for worker in workers():
+            silent = now - worker.beat
+            # One without partitions has nothing to call it.
+            if worker.index < topic and silent > self._live_timeout:
+                return False, _no(f"worker {worker.index}: no sign of life for {silent:.0f} s")
+        return True, {"status": "ok"}
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether it works, and the state of each part."""
+        assigned, expected = self._partitions()
+        breakers = {state: _gauge(state) for state in ("closed", "half-open", "open")}
+        model_down = breakers["open"] + breakers["half-open"] > 0
+        age = self._progress.epoch_age()
+        # While the model is down reading pauses, and with it epochs.
+        epochs = age is None or age <= self._epoch_timeout or model_down
+        parts: dict[str, dict[str, Any]] = {
+            "dependencies": {"ok": bool(self._dependencies), "answered": self._dependencies},
+            "partitions": {
+                "ok": expected is not None and assigned >= expected,
+                "assigned": assigned,
+                "expected": expected,
+            },
+            "epoch": {
+                "ok": epochs,
+                "seconds_since_end": None if age is None else round(age, 1),
+                "limit_seconds": self._epoch_timeout,
+            },
+            "breaker": {"ok": True, "degraded": model_down, "workers": breakers},
+        }
+        ok = all(part["ok"] for part in parts.values())
+        status = "not ready" if not ok else "degraded" if model_down else "ok"
+        return ok, {"status": status, "parts": parts}
+
+    def _partitions(self) -> tuple[int, int | None]:
+        """Those that are assigned here, and those that will be; None if that is not known yet."""
+        topic, here = self._progress.partitions, workers()
+        if topic is None or not here:
+            return self._progress.assigned, None
+        # Bytewax deals partitions to workers like cards.
+        expected = sum(len(range(worker.index, topic, worker.count)) for worker in here)
+        return self._progress.assigned, expected
+
+
+def _no(reason: str) -> dict[str, Any]:
+    return {"status": "not live", "reason": reason}
+
+
+def _gauge(state: str) -> int:
+    [family] = metrics.BREAKERS.labels(state).collect()
+    return int(family.samples[0].value)

@@ -1,0 +1,121 @@
+"""A small HTTP server beside the stream: health, metrics, and what else is given to it.
+
+Python's own, on threads that end with the process. It takes no bodies, and few requests at once.
+"""
+
+import json
+import socketserver
+import threading
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar, Final, NamedTuple
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+from telemetry.health import Health
+
+__all__ = ["Response", "Route", "routes", "serve"]
+
+MOST_AT_ONCE: Final = 16
+TIMEOUT: Final = 5.0  # seconds for a client to send its request and take the answer
+
+
+class Response(NamedTuple):
+    """What a route answers."""
+
+    status: HTTPStatus
+    content_type: str
+    body: bytes
+
+
+Route = Callable[[], Response]
+
+
+def routes(health: Health) -> dict[str, Route]:
+    """Give what every process answers, by path; others may be added.
+
+    :arg health: Of this process.
+
+    """
+    return {
+        "/health/live": lambda: _answer(*health.live()),
+        "/health/ready": lambda: _answer(*health.ready()),
+        "/metrics": lambda: Response(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(REGISTRY)),
+    }
+
+
+def _answer(ok: bool, content: dict[str, Any]) -> Response:  # noqa: FBT001 - from health
+    status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
+    return Response(status, "application/json", json.dumps(content).encode() + b"\n")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = TIMEOUT
+    server_version = "fraud"
+    sys_version = ""
+    table: ClassVar[Mapping[str, Route]]
+
+    def do_GET(self) -> None:
+        route = self.table.get(self.path.partition("?")[0])
+        found = Response(HTTPStatus.NOT_FOUND, "text/plain", b"not found\n")
+        response = route() if route else found
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+    do_HEAD = do_GET  # noqa: N815 - the name that the class looks for
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
+        """Say nothing: probes come every few seconds."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 4 * MOST_AT_ONCE  # with the default of 5 a probe may wait for seconds
+
+    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
+        self._slots = threading.BoundedSemaphore(MOST_AT_ONCE)
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's, which asks the name service for the host's name.
+        socketserver.TCPServer.server_bind(self)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._slots.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a client that goes away is no news."""
+
+
+def serve(host: str, port: int, table: Mapping[str, Route]) -> int:
+    """Answer until the process ends.
+
+    :arg host: Address to listen on.
+
+    :arg port: Likewise; 0 for any.
+
+    :arg table: Routes by path.
+
+    :returns: The port.
+
+    :raises OSError: It cannot listen there.
+
+    """
+    server = _Server((host, port), type("Handler", (_Handler,), {"table": table}))
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    return int(server.server_address[1])

@@ -1,0 +1,179 @@
+"""Health and metrics as a probe and a scraper see them, of a stream that runs for real."""
+
+import json
+import socket
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from ops.sample import transactions
+from ops.servers import KafkaServer, ModelApi, free_port
+from tests.support import Flow, Topics, environment, produce, wait_until
+
+MESSAGES = 300
+
+
+class Probe:
+    """Asks one process."""
+
+    def __init__(self, port: int) -> None:
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False)
+
+    def health(self, kind: str) -> tuple[int, dict[str, Any]]:
+        """Status and content; 0 while nothing answers."""
+        try:
+            response = self._client.get(f"/health/{kind}")
+        except httpx.TransportError:
+            return 0, {}
+        return response.status_code, response.json()
+
+    def is_ready(self) -> bool:
+        """Whether it is."""
+        return self.health("ready")[0] == 200
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of the samples that have these labels."""
+        text = self._client.get("/metrics").text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+def _values(count: int = MESSAGES, *, seed: int = 5) -> list[bytes]:
+    return [sample.value for sample in transactions(count, seed=seed, broken=0, repeated=0)]
+
+
+def test_a_stream_that_works_says_so(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """Ready once partitions are assigned; every message is in the metrics once."""
+    port = free_port()
+    variables = environment(
+        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port)
+    )
+    probe = Probe(port)
+    with Flow(tmp_path, variables):
+        wait_until(probe.is_ready, timedelta(seconds=20))
+        produce(broker, topics.transactions, [*_values(), b"{oops"])
+        wait_until(lambda: probe.metric("fraud_messages_stored_total") == MESSAGES)
+        wait_until(lambda: probe.metric("fraud_dead_letters_total", code="not_json") == 1)
+
+        status, content = probe.health("ready")
+        assert (status, content["status"]) == (200, "ok")
+        assert content["parts"]["partitions"] == {"ok": True, "assigned": 4, "expected": 4}
+        assert probe.health("live") == (200, {"status": "ok"})
+        assert probe.metric("fraud_messages_read_total") == MESSAGES + 1
+        assert probe.metric("fraud_arrival_to_commit_seconds_count") == MESSAGES
+        assert probe.metric("fraud_database_write_rows_sum") == MESSAGES
+        assert probe.metric("fraud_model_request_transactions_sum") == MESSAGES
+        asked = probe.metric("fraud_model_requests_total", outcome="answered")
+        assert probe.metric("fraud_model_request_duration_seconds_count") == asked > 0
+        assert probe.metric("fraud_model_requests_in_flight") == 0
+        assert probe.metric("fraud_model_breakers", state="closed") == 1
+        # Without recovery an epoch is ten seconds; an idle stream ends epochs too.
+        wait_until(
+            lambda: probe.metric("fraud_epoch_duration_seconds_count") >= 4, timedelta(seconds=25)
+        )
+        wait_until(lambda: probe.metric("fraud_commit_timestamp_seconds") > 4 * (time.time() - 60))
+
+
+def test_a_stream_that_is_paused_is_alive_and_degraded(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """With the model down for longer than both limits it is neither ended nor taken out."""
+    port = free_port()
+    variables = environment(
+        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port),
+        BATCH_SIZE="10", SCORING_CONCURRENCY="2", LIVE_TIMEOUT="1", EPOCH_TIMEOUT="1",
+        MAX_RETRIES="0",
+    )  # fmt: skip
+    probe = Probe(port)
+    with Flow(tmp_path, variables, ["-s", "0"]) as flow:
+        flow.wait_for("source.start")
+        model_api.control(name="outage")
+        produce(broker, topics.transactions, _values(2_000))
+        wait_until(lambda: probe.metric("fraud_model_breakers", state="closed") == 0)
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            assert probe.health("live")[0] == 200
+            status, content = probe.health("ready")
+            assert (status, content["status"]) == (200, "degraded")
+        assert content["parts"]["epoch"]["seconds_since_end"] > 1
+        model_api.reset()
+        wait_until(lambda: probe.metric("fraud_messages_stored_total") == 2_000)
+        wait_until(lambda: probe.health("ready")[1]["status"] == "ok")
+
+
+def test_a_cluster_that_does_not_come_together_is_not_alive_for_ever(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """A process that waits for another is alive until the limit, and never ready."""
+    port = free_port()
+    variables = environment(
+        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port),
+        LIVE_TIMEOUT="3",
+    )  # fmt: skip
+    addresses = f"127.0.0.1:{free_port()};127.0.0.1:{free_port()}"
+    probe = Probe(port)
+    with Flow(tmp_path, variables, ["-i", "0", "-a", addresses]):
+        wait_until(lambda: probe.health("live")[0] > 0)
+        assert probe.health("live") == (200, {"status": "assembling"})
+        wait_until(lambda: probe.health("live")[0] == 503)
+        assert "not assembled" in probe.health("live")[1]["reason"]
+        status, content = probe.health("ready")
+        assert (status, content["parts"]["partitions"]["ok"]) == (503, False)
+        assert content["parts"]["dependencies"]["ok"]
+
+
+def test_each_process_answers_for_its_own_partitions(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """Of four partitions two workers have two each, also as threads of one process."""
+    port = free_port()
+    variables = environment(
+        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port)
+    )
+    probe = Probe(port)
+    with Flow(tmp_path, variables, ["-w", "6"]):
+        wait_until(probe.is_ready, timedelta(seconds=20))
+        partitions = probe.health("ready")[1]["parts"]["partitions"]
+        assert partitions == {"ok": True, "assigned": 4, "expected": 4}
+        assert probe.health("live") == (200, {"status": "ok"})
+
+
+def test_a_port_that_is_taken_is_one_line(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """It names the setting, and the stream does not start."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        variables = environment(
+            broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port)
+        )
+        flow = Flow(tmp_path, variables)
+        assert flow.run() == 1
+    assert flow.lines() == [
+        f"cannot start: HTTP_PORT, HTTP_HOST: 127.0.0.1:{port}: Address already in use"
+    ]
+
+
+def test_json_logs_have_worker_and_partition(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """Where they apply."""
+    variables = environment(
+        broker, topics, database_url=database_url, model_url=model_api.url, LOG_FORMAT="json"
+    )
+    with Flow(tmp_path, variables, ["-w", "2"]) as flow:
+        wait_until(lambda: flow.output().count("source.start") == 4, timedelta(seconds=20))
+        lines = [json.loads(line) for line in flow.lines() if line.startswith("{")]
+    started = {(line["worker"], line["partition"]) for line in lines if "partition" in line}
+    assert started == {(0, 0), (1, 1), (0, 2), (1, 3)}
+    assert all("worker" not in line for line in lines if line["event"] == "start")

@@ -1,0 +1,142 @@
+"""Live and ready, on a clock that the tests move, and the server that says it."""
+
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from http import HTTPStatus
+from types import SimpleNamespace
+
+import httpx
+import pytest
+
+from telemetry import Health, Progress, beat, name_worker, routes, serve
+from telemetry.server import MOST_AT_ONCE, Response
+
+LIVE, EPOCH = timedelta(seconds=120), timedelta(seconds=60)
+Tick = Callable[[float], None]
+
+
+@pytest.fixture
+def tick(monkeypatch: pytest.MonkeyPatch) -> Tick:
+    """Move the clock on; no worker is known yet."""
+    now = [1_000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    for module in ("health", "progress", "worker"):
+        monkeypatch.setattr(f"telemetry.{module}.time", clock)
+    monkeypatch.setattr("telemetry.worker._workers", {})
+
+    def move(seconds: float) -> None:
+        now[0] += seconds
+
+    return move
+
+
+def _working(progress: Progress, *, partitions: int, index: int = 0, count: int = 1) -> Health:
+    """Health of a process whose one worker has all its partitions."""
+    health = Health(progress, live_timeout=LIVE, epoch_timeout=EPOCH)
+    health.dependencies_answered(["PostgreSQL"])
+    name_worker(index, count)
+    progress.partitions = partitions
+    for partition in range(index, partitions, count):
+        progress.assign(partition)
+    return health
+
+
+def test_a_worker_is_alive_while_it_gives_signs(tick: Tick) -> None:
+    """And no longer than the limit without."""
+    health = _working(Progress(), partitions=2)
+    tick(119)
+    beat()
+    tick(119)
+    assert health.live() == (True, {"status": "ok"})
+
+    tick(2)
+    reason = "worker 0: no sign of life for 121 s"
+    assert health.live() == (False, {"status": "not live", "reason": reason})
+
+
+def test_a_worker_without_partitions_is_fine(tick: Tick) -> None:
+    """Nothing calls it, so nothing is expected of it."""
+    health = _working(Progress(), partitions=2, index=2, count=3)
+    tick(10_000)
+
+    assert health.live()[0]
+    assert health.ready()[0]
+
+
+def test_a_worker_that_never_gets_its_partitions_is_ended(tick: Tick) -> None:
+    """It came together with the others, and then they hung."""
+    progress = Progress()
+    health = _working(progress, partitions=0)
+    progress.partitions = 1
+    tick(119)
+    beat()
+    assert health.live() == (True, {"status": "assembling"})
+    assert not health.ready()[0]
+
+    tick(2)
+    beat()
+    assert not health.live()[0]
+
+
+def test_ready_needs_epochs_that_end(tick: Tick) -> None:
+    """Of every partition: the one that is furthest behind counts."""
+    progress = Progress()
+    health = _working(progress, partitions=2)
+    tick(59)
+    progress.epoch_ended(0)
+    assert health.ready()[0]
+
+    tick(2)
+    ok, content = health.ready()
+    assert (ok, content["status"], content["parts"]["epoch"]["ok"]) == (False, "not ready", False)
+
+    progress.epoch_ended(1)
+    assert health.ready()[0]
+
+
+def test_ready_needs_the_dependencies_of_the_start(tick: Tick) -> None:
+    """Before they have answered nothing else counts."""
+    progress = Progress()
+    health = _working(progress, partitions=1)
+    health.dependencies_answered([])
+
+    assert not health.ready()[0]
+    tick(0)
+
+
+def _client(port: int) -> httpx.Client:
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False)
+
+
+def test_the_server_answers_its_routes_and_nothing_else() -> None:
+    """By path, whatever the query; no other methods, no bodies."""
+    health = Health(Progress(), live_timeout=LIVE, epoch_timeout=EPOCH)
+    more = {"/": lambda: Response(HTTPStatus.OK, "text/html", b"<p>hi")}
+    with _client(serve("127.0.0.1", 0, routes(health) | more)) as client:
+        assert client.get("/").text == "<p>hi"
+        assert client.get("/health/ready").status_code == 503
+        metrics = client.get("/metrics?name[]=x")
+        assert "# TYPE fraud_build_info gauge" in metrics.text
+        head = client.head("/metrics")
+        assert (head.status_code, head.content) == (200, b"")
+        assert client.get("/nothing").status_code == 404
+        assert client.post("/metrics", content=b"x").status_code == 501
+
+
+def test_clients_that_say_nothing_do_not_use_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than it serves at once are turned away, and those it serves are cut off in time."""
+    monkeypatch.setattr("telemetry.server._Handler.timeout", 2.0)
+    port = serve("127.0.0.1", 0, {"/": lambda: Response(HTTPStatus.OK, "text/plain", b"")})
+    began = time.monotonic()
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(MOST_AT_ONCE + 1)]
+    waited = []
+    for connection in reversed(silent):
+        connection.settimeout(10)
+        assert connection.recv(1) == b""
+        waited.append(time.monotonic() - began)
+        connection.close()
+    assert waited[0] < 1.5 < waited[1]
+    with _client(port) as client:
+        assert client.get("/").status_code == 200
