@@ -26,9 +26,10 @@ RUN groupadd --gid 10001 fraud \
 
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
-COPY dataflow.py settings.py telemetry.py ./
+COPY dataflow.py settings.py ./
 COPY operators operators
 COPY ops ops
+COPY telemetry telemetry
 COPY migrations migrations
 COPY k8s/helm/entrypoint.sh k8s/helm/entrypoint-recovery.sh ./
 # The root is read-only when it runs, so what Python would cache is made now.

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
+import httpx
 import psutil
 
 from ops.servers import Server
@@ -80,6 +81,7 @@ class Container(Server):
             mount["mountPath"]: volumes.path(by_name[mount["name"]])
             for mount in spec.get("volumeMounts", [])
         }
+        self._probes = {key: value for key, value in spec.items() if key.endswith("Probe")}
         given = self._given(manifests, spec, name)
         self._variables = {key: self._here(value) for key, value in given.items()}
         self._variables |= {key: value for key, value in overrides.items() if key in given}
@@ -112,6 +114,21 @@ class Container(Server):
         status = self._child.wait(self.stop_limit.total_seconds())
         self.kill()  # takes note of its end
         return status
+
+    def probe(self, kind: str) -> bool:
+        """Ask as the kubelet would, and hear whether that went well.
+
+        :arg kind: `startup`, `liveness` or `readiness`.
+
+        """
+        probe = self._probes[f"{kind}Probe"]
+        variables = self._variables
+        url = f"http://{variables['HTTP_HOST']}:{variables['HTTP_PORT']}{probe['httpGet']['path']}"
+        try:
+            with httpx.Client(trust_env=False, timeout=probe["timeoutSeconds"]) as client:
+                return client.get(url).is_success
+        except httpx.TransportError:
+            return False
 
     def process(self) -> int | None:
         """Find the process that the supervisor runs at present."""

@@ -127,7 +127,10 @@ class Rehearsal:
         self.wait_until_all_work(f"after {pod.name} was deleted, all work again", pods)
 
     def wait_until_all_work(self, what: str, pods: list[Pod]) -> None:
-        """Send messages until new ones of every partition are stored: each pod has one or two."""
+        """Send messages until new ones of every partition are stored, and all probes go well.
+
+        Each pod has one or two of the partitions.
+        """
         began = time.monotonic()
         rounds = self._sent // SLICE
 
@@ -139,7 +142,13 @@ class Rehearsal:
             stored = dict(query(self._url, statement))
             # Each slice adds as many to every partition, so these were sent after the beginning.
             first = rounds * SLICE // PARTITIONS
-            return all(stored.get(number, -1) >= first for number in range(PARTITIONS))
+            if any(stored.get(number, -1) < first for number in range(PARTITIONS)):
+                return False
+            return all(
+                pod.stream.probe(kind)
+                for pod in pods
+                for kind in ("startup", "liveness", "readiness")
+            )
 
         wait_until(all_work, BACK, what=what)
         self._say(f"{what} ({time.monotonic() - began:.1f} s)")

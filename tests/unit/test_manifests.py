@@ -16,8 +16,6 @@ from tests.rehearsal.manifests import KUBERNETES, Manifests, Object
 ROOT = Path(__file__).parents[2]
 FOLDERS = ["base", *(f"overlays/{path.name}" for path in (KUBERNETES / "overlays").iterdir())]
 SAFE_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
-NOT_YET = {"HTTP_HOST", "HTTP_PORT"}
-"""Settings that come with the server of metrics and health."""
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -161,7 +159,7 @@ def test_every_setting_is_one(manifests: Manifests) -> None:
     """A name with a slip would be ignored."""
     known = {name.upper() for name in Settings.model_fields}
     names = {name.removesuffix("_FILE") for name in settings(manifests)}
-    assert names - NOT_YET <= known
+    assert names <= known
 
 
 def test_secrets_have_the_keys_that_are_asked_for(manifests: Manifests) -> None:
