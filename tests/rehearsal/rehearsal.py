@@ -1,7 +1,7 @@
 """Run a StatefulSet's pods on this machine, kill some of them, and count both ends."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from itertools import islice
@@ -22,7 +22,7 @@ __all__ = ["Rehearsal"]
 PARTITIONS = 4
 SLICE = 40
 EVERY = 0.1
-BACK = timedelta(seconds=60)
+BACK = timedelta(seconds=120)
 Say = Callable[[str], object]
 
 
@@ -41,6 +41,8 @@ class Rehearsal:
 
     :arg overlay: Below `k8s/`.
 
+    :arg settings: Over those of the overlay's ConfigMap.
+
     """
 
     def __init__(
@@ -52,18 +54,20 @@ class Rehearsal:
         model: ModelApi,
         say: Say = print,
         overlay: str = "overlays/three-workers",
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self._folder, self._broker, self._postgres, self._say = folder, broker, postgres, say
         self._manifests = Manifests(overlay)
-        settings = self._manifests.one("ConfigMap", "fraud-settings")["data"]
+        given = self._manifests.one("ConfigMap", "fraud-settings")["data"]
+        given |= settings or {}
         run = f"rehearsal_{free_port()}"  # of this run alone, on a server that others use too
-        self._topic = f"{settings['KAFKA_TOPIC']}-{run}"
+        self._topic = f"{given['KAFKA_TOPIC']}-{run}"
         self._url = postgres.url(run)
         self._overrides = {
             "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
             "KAFKA_TOPIC": self._topic,
-            "KAFKA_ERROR_TOPIC": f"{settings['KAFKA_ERROR_TOPIC']}-{run}",
-            "KAFKA_CONSUMER_GROUP": f"{settings['KAFKA_CONSUMER_GROUP']}-{run}",
+            "KAFKA_ERROR_TOPIC": f"{given['KAFKA_ERROR_TOPIC']}-{run}",
+            "KAFKA_CONSUMER_GROUP": f"{given['KAFKA_CONSUMER_GROUP']}-{run}",
             "ML_API_URL": model.url,
             "HTTP_PORT": str(free_port()),
         }
@@ -94,19 +98,24 @@ class Rehearsal:
         self._say("the Job has made the tables")
 
     @contextmanager
-    def pods(self) -> Iterator[list[Pod]]:
-        """Start all pods, as many as the manifest has replicas; they are killed at the end."""
+    def pods(self, *, missing: int = 0) -> Iterator[list[Pod]]:
+        """Start all pods, as many as the manifest has replicas; they are killed at the end.
+
+        :arg missing: How many of them to leave out; then the others wait for them.
+
+        """
         replicas = int(self._manifests.one("StatefulSet")["spec"]["replicas"])
         port = free_port()
         with ExitStack() as running:
             pods = [
                 Pod(self._manifests, number, self._folder, overrides=self._overrides, port=port)
-                for number in range(replicas)
+                for number in range(replicas - missing)
             ]
             for pod in pods:
                 pod.start()
                 running.callback(pod.stream.kill)
-            self.wait_until_all_work("all pods work", pods)
+            if not missing:
+                self.wait_until_all_work("all pods work", pods)
             yield pods
 
     def kill_process(self, pod: Pod, pods: list[Pod]) -> None:
