@@ -10,10 +10,11 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 	&& echo $$python && break; done)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-kafka test-contracts chaos bench-scoring lint format lock clean
+.PHONY: help setup demo test test-kafka test-contracts chaos bench-scoring k8s-rehearsal secrets \
+	lint check-manifests format lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(INSTALLED) ## Install everything, exact versions, into .venv
 
@@ -48,11 +49,32 @@ chaos: $(INSTALLED) ## Kill everything 200 times under load, against Apache Kafk
 bench-scoring: $(INSTALLED) ## Measure what a slow tail and an outage of the model cost
 	$(BIN)/python -m tests.bench.scoring
 
+k8s-rehearsal: $(INSTALLED) ## Run three pods of k8s/ as processes on this machine, kill some, and audit
+	$(BIN)/python -m tests.rehearsal $(if $(KAFKA),--kafka $(KAFKA))
+
+secrets: ## Make the passwords of compose.yaml, in files
+	compose/secrets.sh
+
 lint: $(INSTALLED) ## Check style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_import_contract.py
+
+# kubectl is a development package where there is a wheel of it.
+KUBECTL ?= $(firstword $(wildcard $(BIN)/kubectl) kubectl)
+KUSTOMIZATIONS = k8s/base $(wildcard k8s/overlays/*)
+
+check-manifests: $(INSTALLED) ## Check image, compose.yaml and k8s/ against linters and schemas
+	$(BIN)/hadolint --failure-threshold style Dockerfile
+	$(BIN)/yamllint --strict .
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	@rendered=$$(mktemp -d) && trap 'rm -r "$$rendered"' EXIT && set -e && \
+	for folder in $(KUSTOMIZATIONS); do \
+		$(KUBECTL) kustomize $$folder > $$rendered/$$(basename $$folder).yaml; \
+	done; \
+	$(BIN)/kubernetes-validate --strict $$rendered/*.yaml k8s/secret.example.yaml
+	$(BIN)/python -m pytest -q tests/unit/test_manifests.py
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix-only .

@@ -32,6 +32,7 @@ from ops.servers import KafkaServer, Server, free_port, wait_until
 from settings import Settings
 
 __all__ = [
+    "CHECKOUT",
     "Account",
     "Flow",
     "GivenSource",

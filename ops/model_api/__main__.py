@@ -47,6 +47,7 @@ def _fault(text: str) -> Fault:
 def main(
     *,
     port: Annotated[int, typer.Option(help="Port of the API; 0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = HOST,
     control_port: Annotated[
         int | None,
         typer.Option(help="A second port for /control, open while the first refuses."),
@@ -65,7 +66,7 @@ def main(
     ] = None,
 ) -> None:
     """Parse the command line and run until SIGTERM or SIGINT."""
-    server = Server(delay=delay_ms / 1000, token=token, seed=seed)
+    server = Server(delay=delay_ms / 1000, token=token, seed=seed, host=host)
     try:
         asyncio.run(_serve(server, port=port, control_port=control_port, faults=fault or []))
     except (OSError, ValueError) as error:
@@ -81,7 +82,7 @@ async def _serve(
     port = await server.start(port, control_port)
     for fault in faults:
         await server.inject(fault)
-    print(f"stand-in for the model's API on http://{HOST}:{port}", flush=True)
+    print(f"stand-in for the model's API on http://{server.host}:{port}", flush=True)
     await stopping.wait()
     await server.stop()
 

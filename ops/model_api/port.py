@@ -15,12 +15,14 @@ class Port:
 
     :arg runner: Set up; serves what comes in.
 
+    :arg host: Address to listen at.
+
     :arg number: 0 takes a free one.
 
     """
 
-    def __init__(self, runner: web.AppRunner, number: int) -> None:
-        self._runner = runner
+    def __init__(self, runner: web.AppRunner, host: str, number: int) -> None:
+        self._runner, self._host = runner, host
         self._site: web.SockSite | None = None
         self._socket = self._reserve(number)
         self._reopening: asyncio.Task[None] | None = None
@@ -65,11 +67,10 @@ class Port:
             self._reopening.cancel()
         self._socket.close()
 
-    @staticmethod
-    def _reserve(number: int) -> socket.socket:
+    def _reserve(self, number: int) -> socket.socket:
         reserved = socket.socket()
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind((HOST, number))
+        reserved.bind((self._host, number))
         return reserved
 
     async def _listen(self) -> None:

@@ -48,9 +48,19 @@ class Server:
 
     :arg seed: Seed of what faults leave to chance.
 
+    :arg host: Address to listen at.
+
     """
 
-    def __init__(self, *, delay: float = 0.0, token: str | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        delay: float = 0.0,
+        token: str | None = None,
+        seed: int = 0,
+        host: str = HOST,
+    ) -> None:
+        self.host = host
         self._delay = delay
         self._authorization = f"Bearer {token}".encode() if token else None
         self._seed = seed
@@ -70,8 +80,9 @@ class Server:
 
         """
         if control_port is not None:
-            await web.TCPSite(await self._runner(), HOST, control_port).start()
-        self._port = Port(await self._runner(web.post("/predict", self._predict)), port)
+            await web.TCPSite(await self._runner(), self.host, control_port).start()
+        runner = await self._runner(web.post("/predict", self._predict))
+        self._port = Port(runner, self.host, port)
         await self._port.open()
         return self._port.number
 

@@ -392,3 +392,11 @@ def test_a_wrong_option_is_told_in_words(fault: str, complaint: str) -> None:
     assert ended.returncode == 2
     assert complaint in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 is Linux' alone")
+def test_it_listens_at_the_address_that_it_is_told(tmp_path: Path) -> None:
+    """As in a container, which others reach by another address than 127.0.0.1."""
+    with ModelApi(tmp_path, options=["--host", "0.0.0.0"]) as server:  # noqa: S104 - for a moment
+        url = server.url.replace("127.0.0.1", "127.0.0.2")
+        assert httpx.post(f"{url}/predict", json=_batch(1), trust_env=False).is_success

@@ -1,0 +1,125 @@
+"""The ACLs of `docs/security.md`, as they stand there, on Apache Kafka with a login."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
+
+from ops.servers import ApacheKafka, ModelApi, free_port
+from ops.servers.ports import LOCALHOST
+from tests.factories import transaction_text
+from tests.support import (
+    CHECKOUT,
+    Flow,
+    Topics,
+    environment,
+    make_recovery,
+    produce,
+    query,
+    read_all,
+    recovery_options,
+    wait_until,
+)
+
+USER, PASSWORD = "fraud", "s3cret-of-the-user"
+TOPICS = Topics("transactions", "transactions-failed", "fraud-scoring")
+RESOURCES = {"--topic": ResourceType.TOPIC, "--group": ResourceType.GROUP}
+
+
+class WithLogin(ApacheKafka):
+    """A broker with a second listener, for users with a password; the first is the admin's."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.login_port = free_port()
+
+    def _defaults(self) -> dict[str, str]:
+        given = super()._defaults()
+        login = f"LOGIN://{LOCALHOST}:{self.login_port}"
+        return {
+            **given,
+            "listeners": f"{given['listeners']},{login}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap_servers},{login}",
+            "listener.security.protocol.map": (
+                "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,LOGIN:SASL_PLAINTEXT"
+            ),
+            "inter.broker.listener.name": "PLAINTEXT",
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.login.plain.sasl.jaas.config": (
+                "org.apache.kafka.common.security.plain.PlainLoginModule required"
+                f' user_{USER}="{PASSWORD}";'
+            ),
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+        }
+
+
+def documented() -> Iterator[AclBinding]:
+    """What the lines that begin with `acl` in the document grant."""
+    text = (CHECKOUT / "docs" / "security.md").read_text()
+    for line in re.findall(r"^acl (--.*)$", text, re.MULTILINE):
+        words = line.split()
+        kind, name = words[-2:]
+        for operation in re.findall(r"--operation (\w+)", line):
+            yield AclBinding(
+                RESOURCES[kind],
+                name,
+                ResourcePatternType.LITERAL,
+                f"User:{USER}",
+                "*",
+                AclOperation[operation.upper()],
+                AclPermissionType.ALLOW,
+            )
+
+
+@pytest.fixture
+def kafka(tmp_path: Path) -> Iterator[WithLogin]:
+    """A broker of the test's own, with the topics of the document."""
+    with WithLogin(tmp_path / "kafka") as kafka:
+        for topic in (TOPICS.transactions, TOPICS.failed):
+            kafka.create_topic(topic, 2)
+        yield kafka
+
+
+@pytest.mark.apache_kafka
+def test_the_documented_acls_are_enough(
+    kafka: WithLogin, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """To check, read, refuse, commit, resume after a kill and audit; and without them: nothing."""
+    variables = environment(
+        kafka,
+        TOPICS,
+        database_url=database_url,
+        model_url=model_api.url,
+        KAFKA_BOOTSTRAP_SERVERS=f"{LOCALHOST}:{kafka.login_port}",
+        KAFKA_SECURITY_PROTOCOL="SASL_PLAINTEXT",
+        KAFKA_SASL_MECHANISM="PLAIN",
+        KAFKA_SASL_USERNAME=USER,
+        KAFKA_SASL_PASSWORD=PASSWORD,
+    )
+    check = Flow(tmp_path / "check", variables, module=("ops", "check"))
+    assert check.run() == 1, check.output()
+
+    admin = AdminClient(kafka.client_settings)
+    bindings = list(documented())
+    assert len(bindings) == 7
+    for made in admin.create_acls(bindings).values():
+        made.result(10)
+    wait_until(lambda: check.run() == 0, what="rights that have arrived")
+
+    recovery = recovery_options(make_recovery(tmp_path))
+    for number in range(2):  # the second reads back what the first wrote to the error topic
+        values = [transaction_text(id=f'"{number} {each}"') for each in range(10)]
+        produce(kafka, TOPICS.transactions, [*values, b"{"])
+        with Flow(tmp_path / "flow", variables, recovery) as flow:
+            read_all(kafka, TOPICS.failed, at_least=number + 1)
+            rows = "SELECT count(*) FROM transactions"
+            expected = len(values) * (number + 1)
+            wait_until(lambda: query(database_url, rows) == [(expected,)], what="rows")  # noqa: B023
+            assert flow.running
+    audit = Flow(tmp_path / "audit", variables, module=("ops", "audit"))
+    wait_until(lambda: audit.run() == 0, what="a clean audit")
