@@ -76,7 +76,9 @@ def build(
         lambda: Session(settings, loop=loops(), stop=stop, on_lost=read_backs().again)
     )
     dead_letters = PerWorker(
-        lambda: DeadLetterWriter(settings, read_back=read_backs(), progress=progress, stop=stop)
+        lambda: DeadLetterWriter(
+            settings, loop=loops(), read_back=read_backs(), progress=progress, stop=stop
+        )
     )
     rows = PerWorker(
         lambda: PostgresWriter(
@@ -87,6 +89,8 @@ def build(
     def claim(partition_key: str) -> None:
         if stored is None:  # else there is no database to hold the lock
             sessions().claim(partition_key)
+        if failed is None:
+            dead_letters().open(partition_key)
 
     transactions = TransactionSource(
         settings,

@@ -3,10 +3,16 @@
 Messages after the last durable position are read again after a crash, and some of those that fail
 then failed before. Their records are in the error topic already, written after the position was
 taken: from that time on the topic is read, once, before the first failure is written. By then this
-worker holds the locks of its partitions (see `operators.session`), so that nobody else writes.
+worker holds the locks of its partitions (see `operators.session`) and has fenced their earlier
+producers (see `operators.fenced_producer`), so that nobody else writes.
+
+Only what is committed counts, and a transaction that somebody left open hides what was committed
+behind it, until it is aborted. So the end is where the topic ends without regard to transactions.
 """
 
+import asyncio
 import time
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -61,17 +67,28 @@ class ReadBack:
         if self._known is not None:
             self._earlier, self._known, self._since = self._known, None, since
 
-    def has(self, message: Message) -> bool:
-        """Whether the failure of a message is in the error topic already.
+    @property
+    def is_due(self) -> bool:
+        """Whether the topic has to be read before the next failure is written."""
+        return self._known is None
 
-        :arg message: That failed.
+    async def read(self) -> None:
+        """Read the topic if that is due, while the loop goes on: what is open there may be ours.
 
-        :raises DeliveryError: The topic cannot be read.
+        :raises DeliveryError: It cannot be read.
 
         """
         if self._known is None:
-            self._known = self._earlier | self._read() if self._resumed else set()
-        return (message.partition, message.offset) in self._known
+            found = await asyncio.to_thread(self._read) if self._resumed else set()
+            self._known = self._earlier | found
+
+    def has(self, message: Message) -> bool:
+        """Whether the failure of a message was in the error topic when that was read.
+
+        :arg message: That failed.
+
+        """
+        return (message.partition, message.offset) in (self._known or ())
 
     def _read(self) -> set[tuple[int, int]]:
         started = time.monotonic()
@@ -103,6 +120,7 @@ class ReadBack:
 
     def _read_to_the_end(self, consumer: Consumer) -> set[tuple[int, int]]:
         reading = self._starts(consumer)
+        ends = self._ends(at.partition for at in reading)
         consumer.assign(reading)
         running = {at.partition for at in reading}
         known: set[tuple[int, int]] = set()
@@ -114,7 +132,9 @@ class ReadBack:
                     known.update(self._positions(record))
                     limit = time.monotonic() + LIMIT
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
-                    running.discard(record.partition() or 0)
+                    number = record.partition() or 0
+                    if (record.offset() or 0) >= ends[number]:
+                        running.discard(number)
                 elif not error.retriable():
                     raise KafkaException(error)
             if time.monotonic() > limit:
@@ -130,6 +150,25 @@ class ReadBack:
         wanted = [TopicPartition(topic, number, since) for number in found]
         # A partition without anything so new is at its end, and says so.
         return consumer.offsets_for_times(wanted, timeout=CALL_TIMEOUT)
+
+    def _ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Where the partitions end, whatever is open there."""
+        topic = self._settings.kafka_error_topic
+        group = self._settings.kafka_consumer_group  # not used
+        consumer = Consumer(
+            topics.client(
+                self._settings, {"group.id": group, "isolation.level": "read_uncommitted"}
+            )
+        )
+        try:
+            return {
+                number: consumer.get_watermark_offsets(
+                    TopicPartition(topic, number), timeout=CALL_TIMEOUT
+                )[1]
+                for number in partitions
+            }
+        finally:
+            consumer.close()
 
     def _positions(self, record: KafkaMessage) -> list[tuple[int, int]]:
         headers: Any = dict(record.headers() or [])

@@ -168,6 +168,8 @@ class Partition(StatefulSourcePartition[Message, State]):
 
     def snapshot(self) -> State:
         """Take the position; it may be committed when the epoch has ended."""
+        # A process that was frozen, and whose lock another has by now, ends before it is written.
+        self._shared.claim(self._key)
         # Bytewax calls `next_batch` again only after this epoch has ended on every worker, so that
         # everything up to here is then in the sinks or in the scoring step's snapshot.
         self._durable = self._taken()

@@ -8,6 +8,7 @@ from operators.dead_letters import DeadLetterWriter
 from operators.read_back import ReadBack
 from operators.records import Failure
 from operators.stop import Stop
+from operators.worker import Loop
 from ops.servers import KafkaServer
 from telemetry import Progress
 from tests import factories
@@ -41,6 +42,7 @@ class Writing:
             read_back.resume(f"0-{self.topics.transactions}", resumed)
         writer = DeadLetterWriter(
             self.settings,
+            loop=Loop(),
             read_back=read_back,
             progress=Progress(),
             stop=Stop(timedelta(seconds=5)),
