@@ -12,7 +12,6 @@ behind it, until it is aborted. So the end is where the topic ends without regar
 
 import asyncio
 import time
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -59,7 +58,7 @@ class ReadBack:
         self._since = since if self._since is None else min(self._since, since)
 
     def again(self, since: int) -> None:
-        """Read the topic again before the next failure: another process may have written.
+        """Let the topic be read again, which has to be done before the next look.
 
         :arg since: From when on, in milliseconds since 1970.
 
@@ -120,9 +119,10 @@ class ReadBack:
 
     def _read_to_the_end(self, consumer: Consumer) -> set[tuple[int, int]]:
         reading = self._starts(consumer)
-        ends = self._ends(at.partition for at in reading)
+        topic, numbers = self._settings.kafka_error_topic, [at.partition for at in reading]
+        ends = topics.ends(self._settings, topic, numbers, timeout=CALL_TIMEOUT)
         consumer.assign(reading)
-        running = {at.partition for at in reading}
+        running = set(numbers)
         known: set[tuple[int, int]] = set()
         limit = time.monotonic() + LIMIT
         while running:
@@ -150,25 +150,6 @@ class ReadBack:
         wanted = [TopicPartition(topic, number, since) for number in found]
         # A partition without anything so new is at its end, and says so.
         return consumer.offsets_for_times(wanted, timeout=CALL_TIMEOUT)
-
-    def _ends(self, partitions: Iterable[int]) -> dict[int, int]:
-        """Where the partitions end, whatever is open there."""
-        topic = self._settings.kafka_error_topic
-        group = self._settings.kafka_consumer_group  # not used
-        consumer = Consumer(
-            topics.client(
-                self._settings, {"group.id": group, "isolation.level": "read_uncommitted"}
-            )
-        )
-        try:
-            return {
-                number: consumer.get_watermark_offsets(
-                    TopicPartition(topic, number), timeout=CALL_TIMEOUT
-                )[1]
-                for number in partitions
-            }
-        finally:
-            consumer.close()
 
     def _positions(self, record: KafkaMessage) -> list[tuple[int, int]]:
         headers: Any = dict(record.headers() or [])

@@ -221,7 +221,7 @@ class Partition(StatefulSourcePartition[Message, State]):
         self._offset = self._first(settings)
         offset, taken = self._taken()
         self._ask(self._commit_now, [self._marked(offset, taken)])
-        # This process too has to read back, should it lose its session to another.
+        # What a transaction that was given up has left is looked for from here on.
         self._shared.read_back.resume(self._key, taken)
         return offset
 
