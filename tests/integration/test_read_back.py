@@ -99,7 +99,7 @@ def test_what_an_open_transaction_hides_is_waited_for(
     other.flush(10)
     writing.run(writing.failure(1), resumed=None)
     assert writing.records() == []
-    Timer(1, other.abort_transaction, [10]).start()
+    Timer(4, other.abort_transaction, [10]).start()
     writing.run(writing.failure(1), writing.failure(2))
     topic = writing.topics.transactions
     assert writing.records() == [f"{topic}-0-1", f"{topic}-0-2"]
