@@ -12,9 +12,9 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
-from operators.dead_letters import DeadLetterSink, DeadLetterWriter
+from operators.dead_letters import DeadLetterSink, DeadLetterWriter, check
 from operators.envelope import Record, original
-from operators.errors import DeliveryError
+from operators.errors import DeliveryError, DependencyError
 from operators.fenced_producer import FencedProducer, Letter
 from operators.read_back import ReadBack
 from operators.records import Failure, Message
@@ -423,6 +423,17 @@ def test_a_full_queue_makes_write_wait(writing: Writing) -> None:
     writer.write(writing.failure(offset=number) for number in range(200))
     writer.flush()
     assert writing.progress.totals()["failed"] == 200
+
+
+@pytest.mark.apache_kafka
+def test_a_broker_that_refuses_transactions_is_found_at_start(writing: Writing) -> None:
+    """By the check, and where a partition is taken over: with the name that needs the right."""
+    settings = writing.settings(KAFKA_PROPERTIES='{"transaction.timeout.ms": 2000000000}')
+    expected = f"^KAFKA_ERROR_TOPIC: no producer with .* such as {writing.topics.group}:…: .*time"
+    with pytest.raises(DependencyError, match=expected):
+        check(settings)
+    with pytest.raises(DeliveryError, match=expected):
+        writing.another(KAFKA_PROPERTIES='{"transaction.timeout.ms": 2000000000}').open("0-any")
 
 
 def test_the_sink_has_the_sources_partitions(writing: Writing) -> None:
