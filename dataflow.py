@@ -18,15 +18,17 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
+from operators import topics
 from operators.dead_letters import DeadLetterSink, DeadLetterWriter
 from operators.decode import decode
+from operators.errors import DependencyError
 from operators.postgres import PostgresSink
 from operators.postgres_writer import PostgresWriter
 from operators.preflight import examine
 from operators.read_back import ReadBack
 from operators.records import Failure, Message, Scored
 from operators.score import score
-from operators.session import Session
+from operators.session import Session, await_predecessor
 from operators.source import TransactionSource
 from operators.stop import Stop
 from operators.watermark import Unfinished
@@ -72,11 +74,11 @@ def build(
     # Each of these is a worker's own.
     loops = PerWorker(Loop)
     read_backs = PerWorker(lambda: ReadBack(settings))
-    sessions = PerWorker(
-        lambda: Session(settings, loop=loops(), stop=stop, on_lost=read_backs().again)
-    )
+    sessions = PerWorker(lambda: Session(settings, loop=loops(), stop=stop))
     dead_letters = PerWorker(
-        lambda: DeadLetterWriter(settings, read_back=read_backs(), progress=progress, stop=stop)
+        lambda: DeadLetterWriter(
+            settings, loop=loops(), read_back=read_backs(), progress=progress, stop=stop
+        )
     )
     rows = PerWorker(
         lambda: PostgresWriter(
@@ -87,6 +89,8 @@ def build(
     def claim(partition_key: str) -> None:
         if stored is None:  # else there is no database to hold the lock
             sessions().claim(partition_key)
+        if failed is None:
+            dead_letters().open(partition_key)
 
     transactions = TransactionSource(
         settings,
@@ -144,6 +148,10 @@ def flow() -> Dataflow:
     if wrong:
         # One word for both topics, if it is the broker.
         sys.exit("cannot start: " + "; ".join(dict.fromkeys(wrong)))
+    try:
+        await_predecessor(settings, topics.partition_keys(settings))
+    except DependencyError as error:
+        sys.exit(f"cannot start: {error}")
     # Not what was found: addresses are not for everybody who may ask for the health.
     health.dependencies_answered([finding.dependency for finding in findings])
     stop = Stop(settings.stop_timeout)

@@ -128,7 +128,7 @@ class PostgresWriter:
             self._progress.committed([row.message.timestamp for row in rows])
             self._progress.count("stored", stored)
             self._progress.count("duplicates", repeated)
-            self._dead_letters.write([_conflict(row) for row in conflicts])
+            await self._dead_letters.send([_conflict(row) for row in conflicts])
 
     async def _refuse(self, rows: list[Scored], error: psycopg.Error) -> None:
         if len(rows) > 1:
@@ -138,7 +138,7 @@ class PostgresWriter:
             return
         text = f"transaction: the database refuses it: {describe(error)}"
         code = f"sqlstate.{error.sqlstate}"
-        self._dead_letters.write([Failure(rows[0].message, "persist", "rejected", code, text)])
+        await self._dead_letters.send([Failure(rows[0].message, "persist", "rejected", code, text)])
 
 
 async def _merge(rows: list[Scored], connection: Connection) -> tuple[int, int, list[Scored]]:

@@ -3,9 +3,14 @@
 Messages after the last durable position are read again after a crash, and some of those that fail
 then failed before. Their records are in the error topic already, written after the position was
 taken: from that time on the topic is read, once, before the first failure is written. By then this
-worker holds the locks of its partitions (see `operators.session`), so that nobody else writes.
+worker holds the locks of its partitions (see `operators.session`) and has fenced their earlier
+producers (see `operators.fenced_producer`), so that nobody else writes.
+
+Only what is committed counts, and a transaction that somebody left open hides what was committed
+behind it, until it is aborted. So the end is where the topic ends without regard to transactions.
 """
 
+import asyncio
 import time
 from datetime import timedelta
 from typing import Any, Final
@@ -17,7 +22,7 @@ from operators import topics
 from operators.errors import DeliveryError
 from operators.records import Message, partition_key
 from settings import Settings
-from telemetry import beat, log
+from telemetry import log
 
 __all__ = ["ReadBack"]
 
@@ -53,7 +58,7 @@ class ReadBack:
         self._since = since if self._since is None else min(self._since, since)
 
     def again(self, since: int) -> None:
-        """Read the topic again before the next failure: another process may have written.
+        """Let the topic be read again, which has to be done before the next look.
 
         :arg since: From when on, in milliseconds since 1970.
 
@@ -61,17 +66,28 @@ class ReadBack:
         if self._known is not None:
             self._earlier, self._known, self._since = self._known, None, since
 
-    def has(self, message: Message) -> bool:
-        """Whether the failure of a message is in the error topic already.
+    @property
+    def is_due(self) -> bool:
+        """Whether the topic has to be read before the next failure is written."""
+        return self._known is None
 
-        :arg message: That failed.
+    async def read(self) -> None:
+        """Read the topic if that is due, while the loop goes on: what is open there may be ours.
 
-        :raises DeliveryError: The topic cannot be read.
+        :raises DeliveryError: It cannot be read.
 
         """
         if self._known is None:
-            self._known = self._earlier | self._read() if self._resumed else set()
-        return (message.partition, message.offset) in self._known
+            found = await asyncio.to_thread(self._read) if self._resumed else set()
+            self._known = self._earlier | found
+
+    def has(self, message: Message) -> bool:
+        """Whether the failure of a message was in the error topic when that was read.
+
+        :arg message: That failed.
+
+        """
+        return (message.partition, message.offset) in (self._known or ())
 
     def _read(self) -> set[tuple[int, int]]:
         started = time.monotonic()
@@ -103,19 +119,22 @@ class ReadBack:
 
     def _read_to_the_end(self, consumer: Consumer) -> set[tuple[int, int]]:
         reading = self._starts(consumer)
+        topic, numbers = self._settings.kafka_error_topic, [at.partition for at in reading]
+        ends = topics.ends(self._settings, topic, numbers, timeout=CALL_TIMEOUT)
         consumer.assign(reading)
-        running = {at.partition for at in reading}
+        running = set(numbers)
         known: set[tuple[int, int]] = set()
         limit = time.monotonic() + LIMIT
         while running:
-            beat()
             for record in consumer.consume(1_000, 0.1):
                 error = record.error()
                 if error is None:
                     known.update(self._positions(record))
                     limit = time.monotonic() + LIMIT
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
-                    running.discard(record.partition() or 0)
+                    number = record.partition() or 0
+                    if (record.offset() or 0) >= ends[number]:
+                        running.discard(number)
                 elif not error.retriable():
                     raise KafkaException(error)
             if time.monotonic() > limit:

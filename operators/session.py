@@ -17,7 +17,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -25,13 +25,13 @@ from typing import Any, Final, TypeVar
 import psycopg
 
 from operators import statements
-from operators.errors import StoreError
+from operators.errors import DependencyError, StoreError
 from operators.stop import Stop
 from operators.worker import Loop
 from settings import Settings
 from telemetry import log, metrics
 
-__all__ = ["Connection", "Session", "describe"]
+__all__ = ["Connection", "Session", "await_predecessor", "describe"]
 
 X = TypeVar("X")
 
@@ -56,6 +56,38 @@ PASSING: Final = {
 }
 
 
+def await_predecessor(settings: Settings, partition_keys: Iterable[str]) -> None:
+    """Wait until no other process holds a lock, before Bytewax opens the recovery directory.
+
+    A run that begins there and finds the partitions locked only later leaves a mark: the run that
+    has them writes on, and none can be resumed from what both wrote. Processes of one cluster do
+    not meet here: none of them takes a lock before all have started.
+
+    :arg settings: The database and the group.
+
+    :arg partition_keys: Of the source.
+
+    :raises DependencyError: Another process has a lock after ten seconds.
+
+    """
+    end = time.monotonic() + LOCK_WAIT.total_seconds()
+    limit = max(1, round(settings.database_timeout.total_seconds()))
+    with (
+        suppress(psycopg.Error),  # the run waits for a database that is away
+        psycopg.connect(
+            settings.database_url.get_secret_value(), autocommit=True, connect_timeout=limit
+        ) as connection,
+    ):
+        connection.execute(statements.LIMIT_STATEMENTS, [str(limit * 1000)])
+        for partition in partition_keys:
+            key = _lock_key(settings.kafka_consumer_group, partition)
+            while row := connection.execute(statements.LOCK_HOLDER, [key]).fetchone():
+                if time.monotonic() > end:
+                    msg = f"DATABASE_URL: {partition} is being written by {row[0]}"
+                    raise DependencyError(msg)
+                time.sleep(PATIENCE)
+
+
 class Session:
     """A worker's session with PostgreSQL.
 
@@ -65,25 +97,13 @@ class Session:
 
     :arg stop: When overdue, the database is not waited for any more.
 
-    :arg on_lost: Called when the session is lost, and with it the locks: until they are got again
-        another process may write. Is given when they were last seen to be held, in milliseconds
-        since 1970.
-
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        loop: Loop,
-        stop: Stop,
-        on_lost: Callable[[int], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, settings: Settings, *, loop: Loop, stop: Stop) -> None:
         self._url = settings.database_url.get_secret_value()
         self._group = settings.kafka_consumer_group
         self._limit = settings.database_timeout.total_seconds()
-        self._loop, self._stop, self._on_lost = loop, stop, on_lost
-        self._held = 0
+        self._loop, self._stop = loop, stop
         self._claimed: set[str] = set()
         self._locked: set[str] = set()
         self._connection: Connection | None = None
@@ -148,15 +168,12 @@ class Session:
                 if self._connection is not None:
                     metrics.CONNECTION_LOSSES.labels("postgres").inc()
                 self.close()
-                if self._held:
-                    self._on_lost(self._held)
                 ceiling = min(LONGEST_PAUSE, 0.1 * 2**attempt)
                 pause = round(random.uniform(0, ceiling), 2)  # noqa: S311 - jitter, no secret
                 log.warning("postgres.retry", reason=describe(error), attempt=attempt, pause=pause)
                 await asyncio.sleep(pause)
             else:
                 self._seen = time.monotonic()
-                self._held = round(time.time() * 1000)
                 return result
         raise AssertionError
 

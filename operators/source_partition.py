@@ -169,6 +169,8 @@ class Partition(StatefulSourcePartition[Message, State]):
 
     def snapshot(self) -> State:
         """Take the position; it may be committed when the epoch has ended."""
+        # A process that was frozen, and whose lock another has by now, ends before it is written.
+        self._shared.claim(self._key)
         # Bytewax calls `next_batch` again only after this epoch has ended on every worker, so that
         # everything up to here is then in the sinks or in the scoring step's snapshot.
         self._durable = self._taken()
@@ -220,7 +222,7 @@ class Partition(StatefulSourcePartition[Message, State]):
         self._offset = self._first(settings)
         offset, taken = self._taken()
         self._ask(self._commit_now, [self._marked(offset, taken)])
-        # This process too has to read back, should it lose its session to another.
+        # What a transaction that was given up has left is looked for from here on.
         self._shared.read_back.resume(self._key, taken)
         return offset
 

@@ -110,6 +110,7 @@ SELECT format(
 )
 FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE locktype = 'advisory' AND granted AND objsubid = 1
+    AND datname = current_database()
     AND (classid::bigint << 32) | objid::bigint = %s
 """
 

@@ -176,6 +176,7 @@ def read_all(
         "enable.partition.eof": True,
         "auto.offset.reset": "error",
         "fetch.wait.max.ms": 5,
+        "isolation.level": broker.isolation_level,
     }
     consumer = Consumer({**broker.client_settings, **settings})
     try:

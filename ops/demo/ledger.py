@@ -8,6 +8,7 @@ import psycopg
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from ops.demo.feed import Position
+from ops.servers import Broker
 
 __all__ = ["Counts", "DeadLetter", "Ledger", "Places"]
 
@@ -123,6 +124,7 @@ class _Reader:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "fetch.wait.max.ms": 50,
+            "isolation.level": Broker.isolation_level,
         }
         self.found: list[DeadLetter] = []
         self._consumer = Consumer({**kafka, **own})

@@ -29,6 +29,9 @@ class KafkaServer(Server, ABC):
     keeps_data: ClassVar[bool]
     """Whether topics and messages are still there after an end and a new start."""
 
+    isolation_level: ClassVar[str] = "read_committed"
+    """With which a consumer misses nothing that is written in transactions."""
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.port = free_port()

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from ops.servers import ApacheKafka
 from tests.chaos.episode import Result, run
-from tests.chaos.plan import draw
+from tests.chaos.plan import Kind, Plan, draw
 from tests.chaos.report import line, summarise
 from tests.chaos.world import World
 
@@ -46,6 +46,10 @@ def main(
     seed: Annotated[
         int | None, typer.Option(help="Of the first episode; each next has the next.")
     ] = None,
+    only: Annotated[
+        list[Kind] | None,
+        typer.Option(help="Strikes of this kind; may be repeated. All kinds if not given."),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep all folders.")] = False,
 ) -> None:
     """Run episodes until there were enough kills; exit code 1 if one failed."""
@@ -63,9 +67,13 @@ def main(
     try:
         with World(folder / "servers", kafka.value) as world:
             while sum(len(result.hits) for result in results) < wanted:
-                results.append(
-                    _episode(world, first + len(results), folder, kafka, console, keep=keep)
+                plan = draw(
+                    first + len(results),
+                    strikes=STRIKES,
+                    broker_dies=kafka is Kafka.APACHE,
+                    only=only or tuple(Kind),
                 )
+                results.append(_episode(world, plan, folder, console, keep=keep))
     except KeyboardInterrupt:
         console.print("interrupted")
     finally:
@@ -79,17 +87,14 @@ def main(
     sys.exit(1 if failed else 0)
 
 
-def _episode(
-    world: World, seed: int, folder: Path, kafka: Kafka, console: Console, *, keep: bool
-) -> Result:
-    plan = draw(seed, strikes=STRIKES, broker_dies=kafka is Kafka.APACHE)
+def _episode(world: World, plan: Plan, folder: Path, console: Console, *, keep: bool) -> Result:
     load = (
         f"{plan.partitions} partitions, {plan.rate} messages a second, {plan.broken:.0%} broken, "
         f"batches of {plan.batch_size}"
     )
     kinds = ", ".join(strike.kind for strike in plan.strikes)
-    console.print(f"seed {seed}: {load}: {kinds}", style="dim")
-    its_folder = folder / f"seed-{seed}"
+    console.print(f"seed {plan.seed}: {load}: {kinds}", style="dim")
+    its_folder = folder / f"seed-{plan.seed}"
     its_folder.mkdir()
     result = run(world, plan, its_folder)
     console.print(line(result), style="red" if result.problems else "green")

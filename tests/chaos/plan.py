@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -123,20 +123,24 @@ class Plan:
             )
 
 
-def draw(seed: int, *, strikes: int, broker_dies: bool) -> Plan:
+def draw(
+    seed: int, *, strikes: int, broker_dies: bool, only: Collection[Kind] = tuple(Kind)
+) -> Plan:
     """Draw the plan of an episode.
 
-    :arg seed: The same seed makes the same plan.
+    :arg seed: The same seed makes the same plan, if all else is the same.
 
     :arg strikes: How many.
 
     :arg broker_dies: Whether the broker keeps its messages when it is killed.
 
+    :arg only: Kinds to draw from.
+
     :returns: The plan.
 
     """
     rng = _rng(seed, "plan")
-    kinds = [kind for kind in Kind if broker_dies or kind is not Kind.KILL_BROKER]
+    kinds = [kind for kind in only if broker_dies or kind is not Kind.KILL_BROKER]
     return Plan(
         seed,
         partitions=rng.choice([1, 3, 4, 7]),

@@ -66,6 +66,12 @@ def test_a_row_of_strikes_has_every_kind() -> None:
     assert Kind.KILL_BROKER not in {strike.kind for strike in strikes}
 
 
+def test_strikes_may_be_of_some_kinds_only() -> None:
+    """To look into one of them."""
+    strikes = draw(3, strikes=20, broker_dies=True, only=[Kind.FREEZE, Kind.LOSE]).strikes
+    assert {strike.kind for strike in strikes} == {Kind.FREEZE, Kind.LOSE}
+
+
 def test_all_in_their_places_is_no_finding() -> None:
     """Of a pair in conflict either may be stored."""
     found = Account({(0, 0)}, {(0, 1)}, Counter({(0, 2): 1, (1, 0): 1}))

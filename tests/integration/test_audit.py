@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 from uuid import uuid4
 
@@ -529,6 +529,26 @@ def test_an_open_transaction_is_not_waited_for(world: World, apache_kafka: Apach
     world.commit(3)
     assert world.audited().total == {"settled": 2, "stored": 2, "missing": 1}
     producer.abort_transaction(20)
+
+
+@pytest.mark.apache_kafka
+def test_dead_letters_behind_an_open_transaction_are_not_missing(
+    world: World, apache_kafka: ApacheKafka
+) -> None:
+    """They are committed, and are seen when the other transaction ends: that is waited for."""
+    producer = Producer(
+        {**apache_kafka.client_settings, "transactional.id": f"audit-{world.topics.group}"}
+    )
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    for number in range(4):
+        producer.produce(world.topics.failed, b"{}", partition=number)
+    producer.flush(10)
+    world.send(3)
+    world.bury(0, 1, 2)
+    world.commit(3)
+    Timer(1, producer.abort_transaction, [20]).start()
+    assert world.audited().total == {"settled": 3, "dead_letters": 3}
 
 
 def test_gaps_are_found_however_far_apart(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,23 +1,29 @@
 """Dead letters against a broker: what is in the topic, and that delivered means acknowledged."""
 
+import asyncio
 import json
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from threading import Timer
+from threading import Event, Timer
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
-from operators.dead_letters import DeadLetterSink, DeadLetterWriter
+from operators.dead_letters import DeadLetterSink, DeadLetterWriter, check
 from operators.envelope import Record, original
-from operators.errors import DeliveryError
+from operators.errors import DeliveryError, DependencyError
+from operators.fenced_producer import FencedProducer, Letter
 from operators.read_back import ReadBack
 from operators.records import Failure, Message
 from operators.stop import Stop
+from operators.worker import Loop
 from ops.servers import ApacheKafka, KafkaServer
+from settings import Settings
 from telemetry import Progress
-from tests.support import Topics, environment, header, read_all, settings_of
+from tests.support import Topics, environment, header, read_all, settings_of, wait_until
 
 SEED = 20260301
 
@@ -29,11 +35,13 @@ class Writing:
         self.broker, self.topics = broker, topics
         self.stop = Stop(timedelta(seconds=0.5))
         self.progress = Progress()
+        self.loop = Loop()
         self.writer = self.another()
+        self.writer.open(self.failure().message.partition_key)
 
-    def another(self, **variables: str) -> DeadLetterWriter:
-        """Make another writer, with the same environment or more of it."""
-        settings = settings_of(
+    def settings(self, **variables: str) -> Settings:
+        """Make settings, with the same environment or more of it."""
+        return settings_of(
             environment(
                 self.broker,
                 self.topics,
@@ -42,9 +50,16 @@ class Writing:
                 **variables,
             )
         )
-        self.read_back = ReadBack(settings)
+
+    def another(self, **variables: str) -> DeadLetterWriter:
+        """Make another writer, with the same environment or more of it."""
+        settings = self.settings(**variables)
         return DeadLetterWriter(
-            settings, read_back=self.read_back, progress=self.progress, stop=self.stop
+            settings,
+            loop=self.loop,
+            read_back=ReadBack(settings),
+            progress=self.progress,
+            stop=self.stop,
         )
 
     def failure(self, value: bytes | None = b"{}", offset: int = 0, **fields: Any) -> Failure:
@@ -280,21 +295,96 @@ def test_a_stop_ends_the_waiting_for_a_broker_that_is_gone(writing: Writing) -> 
     assert writing.progress.totals()["failed"] == 1
 
 
+@pytest.mark.apache_kafka
 def test_a_failure_that_is_refused_by_the_broker_is_told_at_the_next_call(
     writing: Writing,
 ) -> None:
     """A topic that is not there is not worth waiting for."""
-    properties = '{"message.timeout.ms": 300, "topic.metadata.propagation.max.ms": 100}'
+    properties = '{"topic.metadata.propagation.max.ms": 100}'
     writer = writing.another(KAFKA_ERROR_TOPIC="nowhere-at-all", KAFKA_PROPERTIES=properties)
-    writing.broker.pause()
+    writer.write([writing.failure()])
+    with pytest.raises(DeliveryError, match=r"^KAFKA_ERROR_TOPIC: cannot write to nowhere"):
+        writer.flush()
+    with pytest.raises(DeliveryError, match=r"^KAFKA_ERROR_TOPIC: cannot write to nowhere"):
+        writer.write([])
+
+
+def test_a_zombie_writes_nothing_once_it_has_a_successor(writing: Writing) -> None:
+    """What waits in a process that was frozen does not follow what its successor wrote."""
+    zombie, successor = writing.writer, writing.another()
+    failures = [writing.failure(offset=number) for number in range(3)]
+    zombie.write(failures[:2])
+    successor.open(failures[0].message.partition_key)
+    successor.write(failures)
+    successor.flush()
+    expected = f"cannot write to {writing.topics.failed}: another process has taken 1-"
+    with pytest.raises(DeliveryError, match=expected):
+        zombie.flush()
+    with pytest.raises(DeliveryError, match=expected):
+        zombie.write([writing.failure(offset=3)])
+    found = read_all(writing.broker, writing.topics.failed)
+    assert sorted(header(each, "dlq.offset") or "" for each in found) == ["0", "1", "2"]
+
+
+@pytest.mark.apache_kafka
+def test_what_a_zombie_has_sent_and_not_committed_is_aborted(
+    writing: Writing, apache_kafka: ApacheKafka
+) -> None:
+    """Its records are in the topic, and are never seen by who reads committed ones."""
+    settings = writing.settings()
+    key = writing.failure().message.partition_key
+    zombie = FencedProducer(settings, key)
+    zombie.open(timedelta(seconds=10))
+    commit, frozen = zombie._finish, Event()  # noqa: SLF001 - to hold it before its last step
+
+    async def held(call: Callable[[float], Any]) -> None:
+        await zombie._deliver()  # noqa: SLF001 - the records, to the topic
+        await asyncio.to_thread(frozen.wait)
+        await commit(call)
+
+    zombie._finish = held  # type: ignore[method-assign]  # noqa: SLF001
+    loop = Loop()
+    task = loop.spawn(zombie.send([Letter(writing.failure(offset=0))]))
+
+    def arrived() -> bool:
+        loop.wait_any([task], 0.1)
+        return ends(apache_kafka, writing.topics.failed) > 0
+
+    wait_until(arrived, what="the record")
+    successor = writing.another()
+    successor.open(key)
+    successor.write([writing.failure(offset=0)])
+    successor.flush()
+    frozen.set()
+    with pytest.raises(KafkaException, match="fenced"):
+        loop.run(asyncio.wait_for(task, 10))
+    found = read_all(apache_kafka, writing.topics.failed)
+    assert [header(each, "dlq.offset") for each in found] == ["0"]
+
+
+def ends(broker: KafkaServer, topic: str) -> int:
+    """Count what was written to a topic, committed or not."""
+    isolation = {"group.id": "ends", "isolation.level": "read_uncommitted"}
+    consumer = Consumer({**broker.client_settings, **isolation})
     try:
-        writer.write([writing.failure()])
-        with pytest.raises(DeliveryError, match=r"^KAFKA_ERROR_TOPIC: cannot write to nowhere"):
-            writer.flush()
-        with pytest.raises(DeliveryError, match=r"^KAFKA_ERROR_TOPIC: cannot write to nowhere"):
-            writer.write([])
+        marks = [
+            consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
+            for number in range(4)
+        ]
     finally:
-        writing.broker.resume()
+        consumer.close()
+    return sum(high for _, high in marks)
+
+
+def test_few_failures_are_written_within_a_second_or_so(writing: Writing) -> None:
+    """Without an end of an epoch, while the worker's loop is pumped."""
+    writing.writer.write([writing.failure()])
+
+    def written() -> bool:
+        writing.loop.pump()
+        return bool(writing.progress.totals()["failed"])
+
+    wait_until(written, timedelta(seconds=5), what="the record")
 
 
 @pytest.mark.apache_kafka
@@ -335,16 +425,20 @@ def test_a_full_queue_makes_write_wait(writing: Writing) -> None:
     assert writing.progress.totals()["failed"] == 200
 
 
+@pytest.mark.apache_kafka
+def test_a_broker_that_refuses_transactions_is_found_at_start(writing: Writing) -> None:
+    """By the check, and where a partition is taken over: with the name that needs the right."""
+    settings = writing.settings(KAFKA_PROPERTIES='{"transaction.timeout.ms": 2000000000}')
+    expected = f"^KAFKA_ERROR_TOPIC: no producer with .* such as {writing.topics.group}:…: .*time"
+    with pytest.raises(DependencyError, match=expected):
+        check(settings)
+    with pytest.raises(DeliveryError, match=expected):
+        writing.another(KAFKA_PROPERTIES='{"transaction.timeout.ms": 2000000000}').open("0-any")
+
+
 def test_the_sink_has_the_sources_partitions(writing: Writing) -> None:
     """Under the same keys, so that each stays on the worker of its source partition."""
-    settings = settings_of(
-        environment(
-            writing.broker,
-            writing.topics,
-            database_url="postgresql://unused",
-            model_url="http://unused",
-        )
-    )
+    settings = writing.settings()
     sink = DeadLetterSink(settings, writers=lambda: writing.writer, claim=lambda _key: None)
     keys = sink.list_parts()
     assert keys == [f"{number}-{writing.topics.transactions}" for number in range(4)]
@@ -353,14 +447,7 @@ def test_the_sink_has_the_sources_partitions(writing: Writing) -> None:
 
 def test_a_snapshot_of_the_sink_waits_for_the_acknowledgement(writing: Writing) -> None:
     """The epoch may end only then."""
-    settings = settings_of(
-        environment(
-            writing.broker,
-            writing.topics,
-            database_url="postgresql://unused",
-            model_url="http://unused",
-        )
-    )
+    settings = writing.settings()
     claimed: list[str] = []
     sink = DeadLetterSink(settings, writers=lambda: writing.writer, claim=claimed.append)
     part = sink.build_part("failed", "0-transactions", None)

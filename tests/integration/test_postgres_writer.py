@@ -66,7 +66,11 @@ class Writing:
             Session(settings, loop=loop, stop=self.stop),
             loop=loop,
             dead_letters=DeadLetterWriter(
-                settings, read_back=ReadBack(settings), progress=self.progress, stop=self.stop
+                settings,
+                loop=loop,
+                read_back=ReadBack(settings),
+                progress=self.progress,
+                stop=self.stop,
             ),
             progress=self.progress,
         )

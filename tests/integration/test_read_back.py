@@ -1,14 +1,17 @@
 """What the error topic holds already is not written again."""
 
 from datetime import timedelta
+from threading import Timer
 
 import pytest
+from confluent_kafka import Producer
 
 from operators.dead_letters import DeadLetterWriter
 from operators.read_back import ReadBack
 from operators.records import Failure
 from operators.stop import Stop
-from ops.servers import KafkaServer
+from operators.worker import Loop
+from ops.servers import ApacheKafka, KafkaServer
 from telemetry import Progress
 from tests import factories
 from tests.support import Topics, environment, header, read_all, settings_of
@@ -41,6 +44,7 @@ class Writing:
             read_back.resume(f"0-{self.topics.transactions}", resumed)
         writer = DeadLetterWriter(
             self.settings,
+            loop=Loop(),
             read_back=read_back,
             progress=Progress(),
             stop=Stop(timedelta(seconds=5)),
@@ -80,6 +84,25 @@ def test_a_stream_that_begins_reads_nothing_back(writing: Writing) -> None:
     writing.run(writing.failure(1), resumed=None)
     writing.run(writing.failure(1), resumed=None)
     assert len(writing.records()) == 2
+
+
+@pytest.mark.apache_kafka
+def test_what_an_open_transaction_hides_is_waited_for(
+    writing: Writing, apache_kafka: ApacheKafka
+) -> None:
+    """Another process may have begun one and be gone; behind it there are committed records."""
+    other = Producer({**apache_kafka.client_settings, "transactional.id": writing.topics.group})
+    other.init_transactions(10)
+    other.begin_transaction()
+    for number in range(4):
+        other.produce(writing.topics.failed, b"{}", partition=number)
+    other.flush(10)
+    writing.run(writing.failure(1), resumed=None)
+    assert writing.records() == []
+    Timer(4, other.abort_transaction, [10]).start()
+    writing.run(writing.failure(1), writing.failure(2))
+    topic = writing.topics.transactions
+    assert writing.records() == [f"{topic}-0-1", f"{topic}-0-2"]
 
 
 @pytest.mark.apache_kafka

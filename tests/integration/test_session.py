@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from operators import session as session_module
-from operators.errors import StoreError
-from operators.session import Session
+from operators.errors import DependencyError, StoreError
+from operators.session import Session, await_predecessor
 from operators.stop import Stop
 from operators.worker import Loop
 from tests import factories
@@ -93,3 +93,15 @@ def test_a_lost_session_gets_all_its_locks_again(make: Make, database_url: str) 
     session._seen = 0.0  # noqa: SLF001 - as if the lease were over
     session.claim("0-transactions")
     assert query(database_url, locks) == [(3,)]
+
+
+def test_a_start_waits_for_its_predecessors_locks(make: Make, database_url: str) -> None:
+    """Before it touches the recovery directory, where two runs would spoil each other's."""
+    settings = factories.settings(database_url=database_url)
+    first = make()
+    first.claim("1-transactions")
+    with pytest.raises(DependencyError, match=r"^DATABASE_URL: 1-transactions is being written by"):
+        await_predecessor(settings, ["0-transactions", "1-transactions"])
+    await_predecessor(settings, ["0-transactions", "2-transactions"])
+    first.close()
+    await_predecessor(settings, ["0-transactions", "1-transactions"])

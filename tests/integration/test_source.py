@@ -528,3 +528,11 @@ def _delete_before(broker: KafkaServer, at: TopicPartition) -> None:
     admin = AdminClient(broker.client_settings)
     for answer in admin.delete_records([at]).values():
         answer.result(10)
+
+
+def test_a_snapshot_is_taken_only_while_the_lock_is_held(reading: Reading) -> None:
+    """A process that was frozen ends here if another has its lock, before the epoch is complete."""
+    with reading.partition() as partition:
+        reading.claimed.clear()
+        partition.end_epoch()
+    assert reading.claimed == [partition_key(reading.topics.transactions, 0)]
