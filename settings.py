@@ -46,9 +46,11 @@ OWNED_PROPERTIES = {
     "enable.idempotence": "a retried dead letter must not be there twice",
     "enable.partition.eof": "the stream has no end",
     "group.id": "KAFKA_CONSUMER_GROUP",
+    "isolation.level": "what a transaction has not committed is no message",
     "metadata.broker.list": "KAFKA_BOOTSTRAP_SERVERS",
     "request.required.acks": "every dead letter is acknowledged by all replicas",
     "sasl.password": "KAFKA_SASL_PASSWORD",
+    "transactional.id": "named after group, topic and partition, so that a newer fences an older",
 }
 """librdkafka's properties that the stream sets itself, with the setting or the reason."""
 

@@ -1,9 +1,16 @@
 """Kafka's clients and topics, as the steps need them."""
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 from operators.errors import DependencyError
@@ -11,7 +18,7 @@ from operators.records import partition_key
 from settings import Settings
 from telemetry import log
 
-__all__ = ["check", "client", "partition_keys", "topic_id"]
+__all__ = ["check", "client", "ends", "partition_keys", "topic_id"]
 
 
 def client(settings: Settings, properties: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +83,41 @@ def topic_id(settings: Settings) -> str:
     except (KafkaException, TimeoutError) as error:
         log.warning("topic.no_id", topic=topic, reason=type(error).__name__)
         return ""
+
+
+def ends(
+    settings: Settings, topic: str, partitions: Iterable[int], *, timeout: float
+) -> dict[int, int]:
+    """Ask where partitions end, whatever transactions are open there.
+
+    A consumer that reads what is committed is told where the first open transaction begins, and
+    behind that there may be records that are committed.
+
+    :arg settings: Brokers.
+
+    :arg topic: Its name.
+
+    :arg partitions: Their numbers.
+
+    :arg timeout: Of each question, in seconds.
+
+    :returns: Offset by partition.
+
+    :raises KafkaException: There is no answer.
+
+    """
+    group = settings.kafka_consumer_group  # not used: nothing commits
+    own = {"group.id": group, "isolation.level": "read_uncommitted"}
+    consumer = Consumer(client(settings, own))
+    try:
+        return {
+            number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=timeout)[
+                1
+            ]
+            for number in partitions
+        }
+    finally:
+        consumer.close()
 
 
 def _partitions(settings: Settings, topic: str) -> list[int]:

@@ -63,7 +63,7 @@ def read(settings: Settings, starts: Mapping[int, int]) -> dict[int, Letters]:
     # What expires between two calls is gone like all before it.
     with Reader(settings, settings.kafka_error_topic, reset="earliest") as reader:
         partitions = reader.partitions()
-        ends = {number: reader.watermarks(number)[1] for number in partitions}
+        ends = reader.ends(partitions)
         for messages in reader.read_to_end(dict.fromkeys(partitions, OFFSET_BEGINNING), ends):
             for message in messages:
                 letter = _letter(message)

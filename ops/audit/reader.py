@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, Literal, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -38,7 +39,7 @@ class Reader:
     def __init__(
         self, settings: Settings, topic: str, *, reset: Literal["error", "earliest"]
     ) -> None:
-        self._topic = topic
+        self._settings, self._topic = settings, topic
         self._brokers = settings.kafka_bootstrap_servers
         self._limit = settings.start_timeout.total_seconds()
         self._consumer = Consumer(
@@ -95,6 +96,10 @@ class Reader:
         low, high = self._ask(self._consumer.get_watermark_offsets, at)
         return low, high
 
+    def ends(self, partitions: list[int]) -> dict[int, int]:
+        """Where partitions end, behind the transactions that are open there too."""
+        return self._ask(partial(topics.ends, self._settings, self._topic), partitions)
+
     def since(self, partition: int, milliseconds: int) -> int | None:
         """The first offset of a time or later; None if there is none."""
         wanted = TopicPartition(self._topic, partition, milliseconds)
@@ -130,7 +135,7 @@ class Reader:
 
         :arg starts: Offset by partition.
 
-        :arg ends: Watermarks by partition, taken before.
+        :arg ends: Offset behind the last by partition, asked for before.
 
         :returns: Batches of messages.
 
@@ -144,7 +149,9 @@ class Reader:
             for message in self.take():
                 number, at = position(message)
                 if is_end(message):
-                    running.discard(number)
+                    # A transaction that is open hides what is committed behind it.
+                    if at >= ends[number]:
+                        running.discard(number)
                 elif not is_expired(message):
                     messages.append(message)
                     # A partition that is written to without a pause may never be at its end.
