@@ -9,10 +9,11 @@ from operators.preflight import examine
 from ops.audit import audit
 from ops.migrate import MigrationError
 from ops.migrate import migrate as apply_migrations
+from ops.replay import replay
 from settings import Settings, SettingsError, load, recovery_directory
 
 app = typer.Typer(
-    help="Run what surrounds the stream: check, migrate, audit, demo.",
+    help="Run what surrounds the stream: check, migrate, audit, replay, demo.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,6 +50,7 @@ def migrate() -> None:
 
 
 app.command()(audit)
+app.command()(replay)
 
 
 @app.command()

@@ -23,8 +23,8 @@ gone, and not judged.
 
 **Replays.** A dead letter that is sent to the topic again becomes a message with a position of its
 own, which ends in a place of its own; the dead letter stays the place of the first one. So nothing
-here depends on the header `dlq.replays`; `letters.Letters` counts it, and is where a replay that
-does otherwise has to be told apart.
+here depends on replays, they are only counted: the marks that `ops.replay` leaves behind dead
+letters (`put_back`), and dead letters of messages that were replays (`replayed`).
 """
 
 from ops.audit.account import Account, Audit

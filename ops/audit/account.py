@@ -14,6 +14,7 @@ Figure = Literal[
     "duplicates",
     "dead_letters",
     "replayed",
+    "put_back",
     "missing",
     "doubled",
     "no_record",
@@ -23,7 +24,8 @@ Figure = Literal[
 """What is counted for each partition.
 
 `stored`, `duplicates`, `dead_letters`: what the stores have, at or after the committed offset too.
-`replayed`: the dead letters of messages that had been replayed before.
+`replayed`: the dead letters of messages that had been replayed before. `put_back`: the dead letters
+that were replayed.
 
 Before the committed offset: `settled` are messages with a place, `missing` those without, and
 `no_record` the offsets that hold none. At or after it: `in_progress` are the offsets without a

@@ -124,6 +124,7 @@ class _Stores:
         duplicates = self._tables.spans("duplicates", number, start)
         dead = self._dead.get(number, Letters())
         account.counts["replayed"] = dead.replayed
+        account.counts["put_back"] = dead.put_back
         return heapq.merge(
             _counted(stored, account, "stored"),
             _counted(duplicates, account, "duplicates"),

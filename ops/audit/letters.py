@@ -2,12 +2,13 @@
 
 from array import array
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Message
+from confluent_kafka import OFFSET_BEGINNING
 
 from ops.audit.reader import Reader
 from ops.audit.spans import Span
+from ops.replayed import Replayed, number, text_headers
 from settings import Settings
 
 __all__ = ["Letter", "Letters", "read"]
@@ -28,6 +29,9 @@ class Letters:
     def __init__(self) -> None:
         self._offsets = array("q")
         self.replayed = 0
+        """Those whose message was a replay."""
+        self.put_back = 0
+        """Those that were replayed: the marks behind them."""
 
     def add(self, letter: Letter) -> None:
         """Take one, in any order."""
@@ -66,35 +70,26 @@ def read(settings: Settings, starts: Mapping[int, int]) -> dict[int, Letters]:
         ends = reader.ends(partitions)
         for messages in reader.read_to_end(dict.fromkeys(partitions, OFFSET_BEGINNING), ends):
             for message in messages:
-                letter = _letter(message)
-                if (
-                    letter is not None
-                    and letter.topic == settings.kafka_topic
-                    and letter.offset >= starts.get(letter.partition, 0)
-                ):
+                told = text_headers(message)
+                mark, letter = Replayed.read(told), _letter(told)
+                if mark is not None and _counts(mark, settings, starts):
+                    found.setdefault(mark.partition, Letters()).put_back += 1
+                if letter is not None and _counts(letter, settings, starts):
                     found.setdefault(letter.partition, Letters()).add(letter)
     for letters in found.values():
         letters.sort()
     return found
 
 
-def _letter(record: Message) -> Letter | None:
+def _counts(at: Letter | Replayed, settings: Settings, starts: Mapping[int, int]) -> bool:
+    return at.topic == settings.kafka_topic and at.offset >= starts.get(at.partition, 0)
+
+
+def _letter(told: dict[str, str]) -> Letter | None:
     """None for a record that is no stream's dead letter."""
-    told: dict[str, Any] = dict(record.headers() or [])
     try:
         return Letter(
-            told["dlq.topic"].decode(),
-            int(told["dlq.partition"]),
-            int(told["dlq.offset"]),
-            _number(told.get("dlq.replays")),
+            told["dlq.topic"], int(told["dlq.partition"]), int(told["dlq.offset"]), number(told)
         )
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (KeyError, ValueError):
         return None
-
-
-def _number(value: bytes | None) -> int:
-    """What a producer that sent it again wrote there is its own affair."""
-    try:
-        return int(value or 0)
-    except ValueError:
-        return 0

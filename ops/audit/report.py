@@ -20,7 +20,7 @@ ALWAYS: Final[tuple[Figure, ...]] = (
     "doubled",
     "in_progress",
 )
-IF_ANY: Final[tuple[Figure, ...]] = ("no_record", "gone")
+IF_ANY: Final[tuple[Figure, ...]] = ("put_back", "replayed", "no_record", "gone")
 
 
 def show(audit: Audit, console: Console) -> None:
