@@ -38,10 +38,11 @@ from telemetry import log
 __all__ = ["ScoreOut", "score"]
 
 STATE_VERSION: Final = 1
-PARTIAL_REQUESTS: Final = 2
+PARTIAL_REQUESTS: Final = 4
 """A batch that is not full goes only while fewer requests than this are in flight: enough to keep
 the model busy, few enough that a backlog gathers into full batches."""
 POLL: Final = timedelta(milliseconds=2)  # in the past it would spin, 1 ms costs more than it gives
+REST: Final = 0.002  # seconds that a worker with nothing to read waits for answers at a time
 PATIENCE: Final = 0.1  # seconds between looks at the wish to stop, while waiting
 DRAIN_SHARE: Final = 0.5  # of the time for a stop; the rest is for the sinks
 
@@ -87,6 +88,7 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
         self._requests: list[_Request] = []
         self._outcomes: list[Outcome] = []
         self._emitted = False
+        self._fed = False
         for fields in state["messages"]:
             decoded = decode_message(Message(*fields))
             if isinstance(decoded, Received):
@@ -95,6 +97,7 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
                 self._outcomes.append(decoded)
 
     def on_batch(self, values: list[Received]) -> tuple[list[Outcome], bool]:
+        self._fed = True
         self._waiting.extend(values)
         self._advance()
         while len(self._waiting) >= self._batch_size and not self._stop.requested:
@@ -103,6 +106,9 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
         return self._emit()
 
     def on_notify(self) -> tuple[list[Outcome], bool]:
+        if self._loop.busy and not self._fed:
+            self._loop.rest(REST)
+        self._fed = False
         self._advance()
         return self._emit()
 

@@ -12,6 +12,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final, Literal
@@ -85,9 +86,11 @@ class ScoringApi:
         path = self._contract.path.format(model=settings.ml_api_model)
         self.url = f"{str(settings.ml_api_url).rstrip('/')}/{path}"
         self._settings = settings
+        self._target = httpx.URL(self.url)
         self._limit = settings.ml_api_timeout.total_seconds()
+        self._timeouts = {"timeout": httpx.Timeout(self._limit).as_dict()}
         self._token = settings.ml_api_token
-        self._client: httpx.AsyncClient | None = None
+        self._transport: AiohttpTransport | None = None
 
     async def ask(self, transactions: Sequence[Transaction]) -> dict[UUID, Prediction]:
         """Ask for predictions, once.
@@ -127,21 +130,26 @@ class ScoringApi:
 
     async def close(self) -> None:
         """Close its connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        if self._transport is not None:
+            await self._transport.aclose()
+            self._transport = None
 
     async def _post(self, body: bytes, room: int) -> tuple[int, bytes, float]:
         """Status, body, and the seconds that `Retry-After` asks for."""
-        if self._client is None:
-            self._client = self._connect()
+        if self._transport is None:
+            self._transport = _transport()
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token.get_secret_value()}"
+        request = httpx.Request(
+            "POST", self._target, headers=headers, content=body, extensions=self._timeouts
+        )
         try:
+            # Without httpx's client: its cookies, redirects and credentials are not wanted here,
+            # and took as much of the processor as all of the transport.
             async with (
                 asyncio.timeout(self._limit),
-                self._client.stream("POST", self.url, content=body, headers=headers) as response,
+                aclosing(await self._transport.handle_async_request(request)) as response,
             ):
                 answer = bytearray()
                 async for chunk in response.aiter_bytes():
@@ -173,18 +181,16 @@ class ScoringApi:
             setting = "ML_API_TOKEN"
         return f"{setting}: the model at {self.url} answered {status}"
 
-    def _connect(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            # aiohttp below httpx: a tenth of the processor time with many requests in flight.
-            transport=AiohttpTransport(
-                client=lambda: aiohttp.ClientSession(
-                    # The scoring step bounds what is in flight.
-                    connector=aiohttp.TCPConnector(limit=0),
-                    cookie_jar=aiohttp.DummyCookieJar(),
-                )
-            ),
-            timeout=self._limit,
+
+def _transport() -> AiohttpTransport:
+    # aiohttp below httpx: a tenth of the processor time with many requests in flight.
+    return AiohttpTransport(
+        client=lambda: aiohttp.ClientSession(
+            # The scoring step bounds what is in flight.
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
+    )
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -51,6 +51,7 @@ class Loop:
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_tell)
         self._tasks = 0
+        self._resting = False
         finalize(self, self._loop.close)
 
     @property
@@ -71,6 +72,18 @@ class Loop:
         self._loop.call_soon(self._loop.stop)
         self._loop.run_forever()
 
+    def rest(self, seconds: float) -> None:
+        """Run whatever comes up, until a task is done or the time is over.
+
+        For a worker that has nothing else to do: an answer is then taken as it comes, where to pump
+        now and then would let each round trip of a database transaction wait for the next time.
+        """
+        timer = self._loop.call_later(seconds, self._loop.stop)
+        self._resting = True
+        self._loop.run_forever()
+        self._resting = False
+        timer.cancel()
+
     def run(self, work: Coroutine[Any, Any, X]) -> X:
         """Run work to its end, and everything else meanwhile."""
         return self._loop.run_until_complete(work)
@@ -83,3 +96,5 @@ class Loop:
 
     def _ended(self, _task: asyncio.Task[Any]) -> None:
         self._tasks -= 1
+        if self._resting:
+            self._loop.stop()

@@ -40,7 +40,7 @@ def to_row(transaction: Transaction) -> dict[str, Any]:
         "amount": float(transaction.amount),
         # Without an offset, as FastAPI's naive datetime wants it: UTC. Always with a fraction:
         # pandas takes the first text's format for all, and fails where only some have one.
-        "timestamp": transaction.timestamp.replace(tzinfo=None).isoformat(timespec="microseconds"),
+        "timestamp": transaction.timestamp.isoformat(timespec="microseconds")[: -len("+00:00")],
         "merchant": transaction.merchant,
         "operation_type": transaction.operation_type,
         "side": transaction.side,
