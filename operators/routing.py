@@ -80,11 +80,14 @@ class Lanes(DynamicSource[Any]):
 
     def __init__(self) -> None:
         self._index = PerWorker[list[str]](list)
+        self.workers = 0
+        """In the cluster; known once a worker has started."""
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> _Nothing:
         """See ABC docstring."""
         del step_id
         name_worker(worker_index, worker_count)
+        self.workers = worker_count
         self._index()[:] = [lane_of(worker_index, worker_count)]
         return _Nothing()
 

@@ -71,6 +71,7 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
         resume_state: dict[str, Any] | None,
         *,
         key: str,
+        alone: bool,
         scorer: Scorer,
         loop: Loop,
         settings: Settings,
@@ -82,6 +83,7 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
         # A lane of another number of workers ends when what it held is durable.
         self._passing = self._key != key
         self._durable = False
+        self._alone = alone
         self._scorer, self._loop, self._unfinished, self._stop = scorer, loop, unfinished, stop
         self._batch_size = settings.batch_size
         self._waiting: deque[Received] = deque()
@@ -142,6 +144,8 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
             partition = message.partition_key
             lowest[partition] = min(message.offset, lowest.get(partition, message.offset))
         self._unfinished.replace(self._key, lowest)
+        if not self._alone:
+            self._loop.pace.closed_by_all()
         self._durable = not held
         return {
             "version": STATE_VERSION,
@@ -251,6 +255,7 @@ def score(
         return _Lane(
             resume_state,
             key=lanes.here(),
+            alone=lanes.workers == 1,
             scorer=Scorer(settings),
             loop=loops(),
             settings=settings,

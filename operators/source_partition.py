@@ -111,6 +111,7 @@ class Partition(StatefulSourcePartition[Message, State]):
         self._keeps_marks: bool | None = None
         self._durable: tuple[int, int] | None = None
         self._idle = False
+        self._read_at: float | None = None
         self._consumer = Consumer(
             topics.client(
                 settings,
@@ -142,6 +143,9 @@ class Partition(StatefulSourcePartition[Message, State]):
         if self._shared.stop.requested:
             self._shared.ended.append((self._at.partition, *self._taken()))
             raise StopIteration
+        if self._read_at is not None:
+            self._loop.pace.turned(time.monotonic() - self._read_at)
+        self._read_at = time.monotonic()
         self._loop.pump()
         self._commit()
         batch = []
@@ -162,15 +166,18 @@ class Partition(StatefulSourcePartition[Message, State]):
         return batch
 
     def next_awake(self) -> datetime | None:
-        """Look again soon, if there was nothing."""
-        if not self._idle:
-            return None
-        return datetime.now(UTC) + (BUSY if self._loop.busy else IDLE)
+        """Look again soon, if there was nothing; but not before the epoch should end."""
+        pause = self._loop.pace.hold()
+        if pause is None and self._idle:
+            pause = BUSY if self._loop.busy else IDLE
+        return None if pause is None else datetime.now(UTC) + pause
 
     def snapshot(self) -> State:
         """Take the position; it may be committed when the epoch has ended."""
         # A process that was frozen, and whose lock another has by now, ends before it is written.
         self._shared.claim(self._key)
+        self._loop.pace.closed(self._key)
+        self._read_at = None
         # Bytewax calls `next_batch` again only after this epoch has ended on every worker, so that
         # everything up to here is then in the sinks or in the scoring step's snapshot.
         self._durable = self._taken()

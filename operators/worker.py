@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, TypeVar
 from weakref import finalize
 
+from operators.pacing import Pace
 from telemetry import beat
 
 __all__ = ["Loop", "PerWorker"]
@@ -50,6 +51,8 @@ class Loop:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_tell)
+        self.pace = Pace()
+        """Of the worker's epochs."""
         self._tasks = 0
         self._resting = False
         finalize(self, self._loop.close)

@@ -1,0 +1,96 @@
+"""Workers keep their epochs in step."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from operators.pacing import LONGEST, TOLERANCE, Pace
+
+LENGTH = 5.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set the time."""
+    now = 0.0
+
+    def set_to(seconds: float) -> None:
+        nonlocal now
+        now = seconds
+
+    monkeypatch.setattr("operators.pacing.time.monotonic", lambda: now)
+    return set_to
+
+
+@pytest.fixture
+def pace(clock: Callable[[float], None]) -> Pace:
+    """Of a worker with two partitions that knows how long an epoch is; the next begins at 10."""
+    pace = Pace()
+    for end in (LENGTH, 2 * LENGTH):
+        clock(end)
+        pace.closed("0-t")
+        pace.closed("1-t")
+    return pace
+
+
+def test_a_worker_that_waited_ends_its_next_epoch_later(
+    pace: Pace, clock: Callable[[float], None]
+) -> None:
+    """By as much as it waited, and only then: until its end is near it reads."""
+    clock(10.3)
+    pace.closed_by_all()
+
+    clock(12)
+    assert pace.hold() is None
+    clock(15)
+    assert pace.hold() == pytest.approx(timedelta(seconds=0.3), rel=0.01)
+    clock(15.3)
+    assert pace.hold() is None
+
+
+def test_a_worker_that_did_not_wait_is_not_held(pace: Pace, clock: Callable[[float], None]) -> None:
+    """The slowest sets the pace."""
+    clock(10 + TOLERANCE / 2)
+    pace.closed_by_all()
+
+    clock(15)
+    assert pace.hold() is None
+
+
+def test_the_end_is_known_a_turn_ahead(pace: Pace, clock: Callable[[float], None]) -> None:
+    """A turn that began before the end would close the epoch when it is over."""
+    for _ in range(50):
+        pace.turned(0.1)
+    clock(10.5)
+    pace.closed_by_all()
+
+    clock(14.9)
+    assert pace.hold() == pytest.approx(timedelta(seconds=0.5), abs=timedelta(seconds=0.01))
+
+
+def test_a_long_wait_is_made_up_for_bit_by_bit(pace: Pace, clock: Callable[[float], None]) -> None:
+    """A stop has to wait for a worker that is held."""
+    clock(14)
+    pace.closed_by_all()
+
+    clock(15)
+    assert pace.hold() == pytest.approx(timedelta(seconds=LONGEST), rel=0.01)
+
+
+def test_an_epoch_that_was_made_longer_is_no_measure(
+    pace: Pace, clock: Callable[[float], None]
+) -> None:
+    """And one partition after the other is the end of one epoch, not of two."""
+    clock(10.3)
+    pace.closed_by_all()
+    clock(15)
+    pace.hold()
+    for partition, end in (("1-t", 15.3), ("0-t", 15.31)):
+        clock(end)
+        pace.closed(partition)
+    clock(15.6)
+    pace.closed_by_all()
+
+    clock(20.3)
+    assert pace.hold() == pytest.approx(timedelta(seconds=0.3), rel=0.01)
