@@ -76,10 +76,10 @@ class Display:
                 self._next_line = now + LINE_EVERY
                 self._progress.print(f"{sent:,} of {self._total:,} replayed", highlight=False)
             return
+        self._bar.update(self._task, completed=sent, total=self._total)
         if not self._has_begun:
             self._has_begun = True
             self._bar.start()
-        self._bar.update(self._task, completed=sent, total=self._total)
 
 
 def _table(*columns: str, plain: bool) -> Table:
