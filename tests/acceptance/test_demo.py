@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -76,7 +77,11 @@ def test_a_signal_ends_everything(
 ) -> None:
     """While it starts or while it runs: no process and no file stays."""
     process = start("count=100_000")
-    wait_until(lambda: any(server in line for line in _left(folder)), what=f"{server} to start")
+    wait_until(
+        lambda: any(server in line for line in _left(folder)),
+        timedelta(seconds=60),
+        what=f"{server} to start",
+    )
 
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
