@@ -27,7 +27,11 @@ from tests.support import (
 
 USER, PASSWORD = "fraud", "s3cret-of-the-user"
 TOPICS = Topics("transactions", "transactions-failed", "fraud-scoring")
-RESOURCES = {"--topic": ResourceType.TOPIC, "--group": ResourceType.GROUP}
+RESOURCES = {
+    "--topic": ResourceType.TOPIC,
+    "--group": ResourceType.GROUP,
+    "--transactional-id": ResourceType.TRANSACTIONAL_ID,
+}
 
 
 class WithLogin(ApacheKafka):
@@ -64,11 +68,13 @@ def documented() -> Iterator[AclBinding]:
     for line in re.findall(r"^acl (--.*)$", text, re.MULTILINE):
         words = line.split()
         kind, name = words[-2:]
+        prefixed = "--resource-pattern-type prefixed" in line
+        pattern = ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL
         for operation in re.findall(r"--operation (\w+)", line):
             yield AclBinding(
                 RESOURCES[kind],
                 name,
-                ResourcePatternType.LITERAL,
+                pattern,
                 f"User:{USER}",
                 "*",
                 AclOperation[operation.upper()],
@@ -106,7 +112,7 @@ def test_the_documented_acls_are_enough(
 
     admin = AdminClient(kafka.client_settings)
     bindings = list(documented())
-    assert len(bindings) == 7
+    assert len(bindings) == 9
     for made in admin.create_acls(bindings).values():
         made.result(10)
     wait_until(lambda: check.run() == 0, what="rights that have arrived")
