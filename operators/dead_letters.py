@@ -9,15 +9,13 @@ once: each partition has a producer that fences those of its predecessors (see
 `operators.fenced_producer`), and what they had committed is read back and not written again (see
 `operators.read_back`).
 
-Failures go out in short transactions: when there are many, when one has waited for `LINGER`, and at
-the end of an epoch, which waits for them.
+Failures go out in short transactions (see `operators.letter_lane`), and the end of an epoch waits
+for them.
 """
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Final
 
 from bytewax.outputs import StatefulSinkPartition
@@ -25,8 +23,9 @@ from confluent_kafka import KafkaError, KafkaException
 
 from operators import topics
 from operators.aligned import SourceAlignedSink
-from operators.errors import DeliveryError, DependencyError
-from operators.fenced_producer import FencedProducer, Letter, TooLargeError
+from operators.errors import DependencyError
+from operators.fenced_producer import FencedProducer, Letter
+from operators.letter_lane import LetterLane, not_written, stopped
 from operators.read_back import ReadBack
 from operators.records import Failure
 from operators.stop import Stop
@@ -36,17 +35,8 @@ from telemetry import Progress, log
 
 __all__ = ["DeadLetterSink", "DeadLetterWriter", "check"]
 
-MOST: Final = 500  # failures in one transaction
-WAITING: Final = 2 * MOST  # failures of a partition; with more than these the stream waits
-LINGER: Final = 1.0  # seconds until a failure is written, if there are few
-ATTEMPTS: Final = 4  # to write the same records, if the transaction has to be aborted
 PATIENCE: Final = 0.1  # seconds between looks at the wish to stop, while waiting
 WARN_EVERY: Final = 10.0  # seconds between words about acknowledgements that do not come
-SIZE: Final = {
-    KafkaError.MSG_SIZE_TOO_LARGE,
-    # What librdkafka meets in the transaction after, since numbers of refused records are missing.
-    KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
-}
 
 
 def check(settings: Settings) -> str:
@@ -102,7 +92,7 @@ class DeadLetterWriter:
         self._settings = settings
         self._loop, self._read_back = loop, read_back
         self._progress, self._stop = progress, stop
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, LetterLane] = {}
 
     def open(self, partition_key: str) -> None:
         """Fence all who wrote for a partition before, when it is taken over; nothing later.
@@ -118,8 +108,8 @@ class DeadLetterWriter:
             producer = FencedProducer(self._settings, partition_key)
             producer.open(self._settings.start_timeout)
         except KafkaException as error:
-            raise _stopped(_no_producer(self._settings, error)) from None
-        self._lanes[partition_key] = _Lane(
+            raise stopped(_no_producer(self._settings, error)) from None
+        self._lanes[partition_key] = LetterLane(
             partition_key,
             producer,
             topic=self._settings.kafka_error_topic,
@@ -172,7 +162,7 @@ class DeadLetterWriter:
                 self.open(key)  # a stream on another source has not done so
                 self._lanes[key].put(Letter(failure))
 
-    def _wait(self, concerns: Callable[["_Lane"], bool]) -> None:
+    def _wait(self, concerns: Callable[[LetterLane], bool]) -> None:
         warned = time.monotonic()
         while True:
             self._raise_error()
@@ -182,7 +172,7 @@ class DeadLetterWriter:
                 return
             if self._stop.overdue():
                 reason = "no acknowledgement before the end of the stop"
-                raise _stopped(_not_written(self._settings.kafka_error_topic, reason))
+                raise stopped(not_written(self._settings.kafka_error_topic, reason))
             if time.monotonic() - warned > WARN_EVERY:
                 warned = time.monotonic()
                 count = sum(lane.unacknowledged for lane in waiting)
@@ -193,121 +183,6 @@ class DeadLetterWriter:
         for lane in self._lanes.values():
             if lane.error is not None:
                 raise lane.error
-
-
-class _Lane:
-    """The failures of one partition, and the task that writes them."""
-
-    def __init__(
-        self,
-        key: str,
-        producer: FencedProducer,
-        *,
-        topic: str,
-        loop: Loop,
-        read_back: ReadBack,
-        progress: Progress,
-    ) -> None:
-        self._key, self._producer, self._topic = key, producer, topic
-        self._loop, self._read_back, self._progress = loop, read_back, progress
-        self._waiting: list[Letter] = []
-        self._sent: list[Letter] = []
-        self._hurry = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-        self.error: DeliveryError | None = None
-
-    @property
-    def unacknowledged(self) -> int:
-        return len(self._waiting) + len(self._sent)
-
-    @property
-    def is_full(self) -> bool:
-        return len(self._waiting) > WAITING
-
-    def put(self, letter: Letter) -> None:
-        self._waiting.append(letter)
-        if self.task is None:
-            self.task = self._loop.spawn(self._drain())
-        if len(self._waiting) >= MOST:
-            self._hurry.set()
-
-    def hurry(self) -> None:
-        if self.task is not None:
-            self._hurry.set()
-
-    async def _drain(self) -> None:
-        try:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), LINGER)
-            while self._waiting:
-                self._sent, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-                await self._deliver()
-        except DeliveryError as error:
-            self.error = error
-        finally:
-            self._hurry.clear()
-            self.task = None
-
-    async def _deliver(self) -> None:
-        began = round(time.time() * 1000)
-        kinds = Counter(letter.failure[1:4] for letter in self._sent)
-        alone, failed = False, 0
-        while self._sent:
-            try:
-                await self._producer.send(self._sent, alone=alone)
-            except TooLargeError as error:
-                if error.letter.is_cut:
-                    raise self._stopped(str(error)) from None
-                error.letter.cut()
-                failed = 0
-                await self._abort()
-            except KafkaException as error:
-                reason, failed = error.args[0], failed + 1
-                if not reason.txn_requires_abort() or failed == ATTEMPTS:
-                    raise self._stopped_by(reason) from None
-                log.warning("dead_letters.retry", partition=self._key, reason=reason.str())
-                await self._abort()
-                alone = alone or reason.code() == KafkaError.MSG_SIZE_TOO_LARGE
-                if reason.code() not in SIZE:
-                    await self._leave_out(began)
-            else:
-                self._sent = []
-        for (stage, disposition, code), number in kinds.items():
-            self._progress.count("failed", number, stage=stage, disposition=disposition, code=code)
-
-    async def _abort(self) -> None:
-        try:
-            await self._producer.abort()
-        except KafkaException as error:
-            raise self._stopped_by(error.args[0]) from None
-
-    async def _leave_out(self, since: int) -> None:
-        """Look what is there: not every broker hides what was aborted, as Kafka does."""
-        self._read_back.again(since)
-        await self._read_back.read()
-        self._sent = [
-            letter for letter in self._sent if not self._read_back.has(letter.failure.message)
-        ]
-
-    def _stopped_by(self, error: KafkaError) -> DeliveryError:
-        if error.code() == KafkaError._FENCED:  # noqa: SLF001 - librdkafka's own codes begin so
-            return self._stopped(
-                f"another process has taken {self._key} over, or this one stood still for too long"
-            )
-        return self._stopped(error.str())
-
-    def _stopped(self, reason: str) -> DeliveryError:
-        return _stopped(_not_written(self._topic, reason))
-
-
-def _not_written(topic: str, reason: str) -> str:
-    return f"KAFKA_ERROR_TOPIC: cannot write to {topic}: {reason}"
-
-
-def _stopped(msg: str) -> DeliveryError:
-    # In a cluster the traceback of a worker does not reach the terminal.
-    log.error("dead_letters.stopped", error=msg)
-    return DeliveryError(msg)
 
 
 class _Partition(StatefulSinkPartition[Failure, None]):
