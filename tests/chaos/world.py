@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 
 from ops.servers import ApacheKafka, Broker, KafkaServer, ModelApi, Postgres, Server, free_port
 from ops.servers.ports import LOCALHOST
@@ -22,6 +22,9 @@ _LISTENER: Final = "BEHIND_PROXY"
 
 class _Apache(ApacheKafka):
     """Apache Kafka with a second listener, whose clients are told to come through the proxy."""
+
+    # After a kill it looks through the logs of all episodes, on a machine that is busy.
+    ready_limit: ClassVar[timedelta] = timedelta(minutes=3)
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
