@@ -34,7 +34,7 @@ from operators.source import TransactionSource
 from operators.stop import Stop
 from operators.watermark import Unfinished
 from operators.worker import Loop, PerWorker
-from settings import Settings, SettingsError, load, recovery_directory
+from settings import Settings, SettingsError, load, recovery_directory, workers_per_process
 from telemetry import Health, Progress, log, log_to_stderr, routes, serve
 
 __all__ = ["build", "flow"]
@@ -143,7 +143,10 @@ def flow() -> Dataflow:
     _end_on_signals()
     progress = Progress()
     health = Health(
-        progress, live_timeout=settings.live_timeout, epoch_timeout=settings.epoch_timeout
+        progress,
+        workers=workers_per_process(),
+        live_timeout=settings.live_timeout,
+        epoch_timeout=settings.epoch_timeout,
     )
     _serve(settings, health)
     findings = list(examine(settings, recovery_directory()))

@@ -35,7 +35,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableSettingsError
 
-__all__ = ["Settings", "SettingsError", "load", "recovery_directory"]
+__all__ = ["Settings", "SettingsError", "load", "recovery_directory", "workers_per_process"]
 
 OWNED_PROPERTIES = {
     "acks": "every dead letter is acknowledged by all replicas",
@@ -365,6 +365,22 @@ def recovery_directory(arguments: Sequence[str] | None = None) -> Path | None:
     parser.add_argument("-r", "--recovery-directory", type=Path, default=default)
     given: Path | None = parser.parse_known_args(arguments)[0].recovery_directory
     return given
+
+
+def workers_per_process(arguments: Sequence[str] | None = None) -> int:
+    """The number of worker threads of this process, an option of `bytewax.run` too.
+
+    :arg arguments: Of the command line; `sys.argv` if None.
+
+    :returns: What `-w` or `BYTEWAX_WORKERS_PER_PROCESS` says; 1 if that is no number, which
+        Bytewax itself complains of.
+
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    default = os.environ.get("BYTEWAX_WORKERS_PER_PROCESS")
+    parser.add_argument("-w", "--workers-per-process", default=default)
+    given: str | None = parser.parse_known_args(arguments)[0].workers_per_process
+    return int(given) if given is not None and given.isdecimal() else 1
 
 
 def _complaint(detail: Any) -> str:

@@ -21,6 +21,8 @@ class Health:
 
     :arg progress: Knows partitions and epochs.
 
+    :arg workers: Threads of this process that will be workers.
+
     :arg live_timeout: How long a worker may give no sign of life, and a cluster may come together.
 
     :arg epoch_timeout: How long ago the last epoch may have ended.
@@ -28,9 +30,14 @@ class Health:
     """
 
     def __init__(
-        self, progress: Progress, *, live_timeout: timedelta, epoch_timeout: timedelta
+        self,
+        progress: Progress,
+        *,
+        workers: int,
+        live_timeout: timedelta,
+        epoch_timeout: timedelta,
     ) -> None:
-        self._progress = progress
+        self._progress, self._workers = progress, workers
         self._live_timeout = live_timeout.total_seconds()
         self._epoch_timeout = epoch_timeout.total_seconds()
         self._started = time.monotonic()
@@ -90,7 +97,7 @@ class Health:
     def _partitions(self) -> tuple[int, int | None]:
         """Those that are assigned here, and those that will be; None if that is not known yet."""
         topic, here = self._progress.partitions, workers()
-        if topic is None or not here:
+        if topic is None or len(here) < self._workers:
             return self._progress.assigned, None
         # Bytewax deals partitions to workers like cards.
         expected = sum(len(range(worker.index, topic, worker.count)) for worker in here)

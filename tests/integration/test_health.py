@@ -95,8 +95,8 @@ def test_a_stream_that_is_paused_is_alive_and_degraded(
         MAX_RETRIES="0",
     )  # fmt: skip
     probe = Probe(port)
-    with Flow(tmp_path, variables, ["-s", "0"]) as flow:
-        flow.wait_for("source.start")
+    with Flow(tmp_path, variables, ["-s", "0"]):
+        wait_until(probe.is_ready, timedelta(seconds=20))
         model_api.control(name="outage")
         produce(broker, topics.transactions, _values(2_000))
         wait_until(lambda: probe.metric("fraud_model_breakers", state="closed") == 0)

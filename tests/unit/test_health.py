@@ -34,7 +34,7 @@ def tick(monkeypatch: pytest.MonkeyPatch) -> Tick:
 
 def _working(progress: Progress, *, partitions: int, index: int = 0, count: int = 1) -> Health:
     """Health of a process whose one worker has all its partitions."""
-    health = Health(progress, live_timeout=LIVE, epoch_timeout=EPOCH)
+    health = Health(progress, workers=1, live_timeout=LIVE, epoch_timeout=EPOCH)
     health.dependencies_answered(["PostgreSQL"])
     name_worker(index, count)
     progress.partitions = partitions
@@ -81,6 +81,19 @@ def test_a_worker_without_partitions_is_fine(tick: Tick) -> None:
 
     assert health.live()[0]
     assert health.ready()[0]
+
+
+def test_a_process_is_not_ready_before_all_its_workers_are_there(tick: Tick) -> None:
+    """The first may be one that has no partitions."""
+    progress = Progress()
+    health = Health(progress, workers=2, live_timeout=LIVE, epoch_timeout=EPOCH)
+    health.dependencies_answered(["PostgreSQL"])
+    progress.partitions = 1
+    name_worker(1, 2)
+
+    assert not health.ready()[0]
+    assert health.live() == (True, {"status": "assembling"})
+    tick(0)
 
 
 def test_a_worker_that_never_gets_its_partitions_is_ended(tick: Tick) -> None:
@@ -130,7 +143,7 @@ def _client(port: int) -> httpx.Client:
 
 def test_the_server_answers_its_routes_and_nothing_else() -> None:
     """By path, whatever the query; no other methods, no bodies."""
-    health = Health(Progress(), live_timeout=LIVE, epoch_timeout=EPOCH)
+    health = Health(Progress(), workers=1, live_timeout=LIVE, epoch_timeout=EPOCH)
     more = {"/": lambda: Response(HTTPStatus.OK, "text/html", b"<p>hi")}
     with _client(serve("127.0.0.1", 0, routes(health) | more)) as client:
         assert client.get("/").text == "<p>hi"
