@@ -19,7 +19,7 @@ from tests.bench.runs import (
     throughput,
     wait_for_rows,
 )
-from tests.bench.sampler import Sampler
+from tests.bench.sampler import Sampler, others
 from tests.bench.stage import Stage
 from tests.support import Flow
 
@@ -48,7 +48,7 @@ def idle(stage: Stage, *, span: timedelta) -> Result:
     return {
         name: (after.cpu[name] - before.cpu[name]) / (after.time - before.time)
         for name in after.cpu
-    }
+    } | {"others": others([before, after])}
 
 
 def many_partitions(
@@ -103,13 +103,15 @@ def soak(stage: Stage, tell: Tell, *, span: timedelta, number: int, rate: float 
     ):
         wait_for_rows(ground, 1_000, flows)
         watch = Sampler({str(index): [flow.pid] for index, flow in enumerate(flows)})
-        began = time.monotonic()
+        everything = sampler(stage, flows)
+        begin, began = everything.look(), time.monotonic()
         while (gone := time.monotonic() - began) < span.total_seconds():
             memory.append((gone, [rss / 1e6 for rss in watch.look().rss.values()]))
             told = " ".join(f"{rss:.0f}" for rss in memory[-1][1])
             tell(f"{gone:.0f} s: {sum(ground.reached()):,} rows, {told} MB")
             time.sleep(min(SETTLE.total_seconds(), span.total_seconds() - gone))
         memory.append((gone, [rss / 1e6 for rss in watch.look().rss.values()]))
+        noise = others([begin, everything.look()])
         stopped(flows)
     read = windows([_totals(flow) for flow in flows], WINDOW)
     stage.clear(ground)
@@ -122,6 +124,7 @@ def soak(stage: Stage, tell: Tell, *, span: timedelta, number: int, rate: float 
         "growth": max(last / one - 1 for one, last in zip(first, memory[-1][1], strict=True)),
         "read": read,
         "least": min(shares, default=None),
+        "others": noise,
     }
 
 
@@ -143,23 +146,35 @@ def paused(stage: Stage, *, count: int, span: timedelta) -> Result:
 
     :arg span: How long the model is stopped.
 
-    :returns: Highest memory before and during that, in MB.
+    :returns: Highest memory before and during that, in MB; messages that waited meanwhile.
 
     """
     ground = stage.ground()
     fill(stage.broker, ground.topics.transactions, values(count), FEW)
     with started(processes(ground)) as flows:
         wait_for_rows(ground, 1, flows)
-        with sampler(stage, flows) as before:
+        pids = {CONTENDER: [flow.pid for flow in flows]}
+        with Sampler(pids) as before:
             time.sleep(1)
         stage.model.stop()
-        with sampler(stage, flows) as during:
+        waiting = count - ground.stored()
+        with Sampler(
+            pids | {"broker": [stage.broker.pid], "Postgres": [stage.postgres.pid]},
+            parents=["Postgres"],
+        ) as during:
             time.sleep(span.total_seconds())
         stage.model.start()
         wait_for_rows(ground, count, flows)
         stopped(flows)
     stage.clear(ground)
     return {
-        name: max(sample.rss[CONTENDER] for sample in watch.samples) / 1e6
-        for name, watch in (("before", before), ("during", during))
-    } | {"messages": count, "seconds": span.total_seconds()}
+        "before": _highest(before),
+        "during": _highest(during),
+        "waiting": waiting,
+        "others": others(during.samples),
+        "seconds": span.total_seconds(),
+    }
+
+
+def _highest(watch: Sampler) -> float:
+    return max(sample.rss[CONTENDER] for sample in watch.samples) / 1e6

@@ -10,7 +10,7 @@ from typing import Any, Final
 from tests.bench.contenders import Contender
 from tests.bench.figures import cost, middle_rate, percentile, whole_rate
 from tests.bench.load import fill, steady, values
-from tests.bench.sampler import Sampler
+from tests.bench.sampler import Sampler, others
 from tests.bench.stage import Ground, Stage
 from tests.support import Flow, read_all
 
@@ -76,7 +76,9 @@ def sampler(stage: Stage, processes: Sequence[Flow]) -> Sampler:
     return Sampler(everyone, parents=["Postgres"])
 
 
-def throughput(stage: Stage, contender: Contender, count: int, *, partitions: int = 4) -> Any:
+def throughput(
+    stage: Stage, contender: Contender, count: int, *, partitions: int = 4, below: int = 0
+) -> Any:
     """Let a contender work off what is there.
 
     :arg stage: Servers.
@@ -87,8 +89,10 @@ def throughput(stage: Stage, contender: Contender, count: int, *, partitions: in
 
     :arg partitions: Of the topic.
 
+    :arg below: Of each partition, the offset up to which the digest goes.
+
     :returns: Rows a second, in the middle and as a whole; CPU in µs a row and memory in MB by
-        process.
+        process; the share of the machine that others had; a digest of what is stored.
 
     """
     count = int(count * contender.share)
@@ -98,6 +102,7 @@ def throughput(stage: Stage, contender: Contender, count: int, *, partitions: in
         with sampler(stage, processes) as watch:
             wait_for_rows(ground, count, processes)
         stopped(processes)
+    digest = ground.digest(below)
     commits = ground.commits()
     assert sum(rows for _, rows in commits) == count
     stage.clear(ground)
@@ -109,6 +114,8 @@ def throughput(stage: Stage, contender: Contender, count: int, *, partitions: in
             name: max(sample.rss[name] for sample in watch.samples) / 1e6
             for name in watch.samples[0].rss
         },
+        "others": others(watch.samples),
+        "digest": digest,
     }
 
 
@@ -127,7 +134,8 @@ def latency(
 
     :arg partitions: Of the topic.
 
-    :returns: Median and 99th percentile, in milliseconds.
+    :returns: Median and 99th percentile, in milliseconds; the share of the machine that others
+        had.
 
     """
     ground = stage.ground(partitions=partitions)
@@ -136,8 +144,9 @@ def latency(
     with started(contender.make(ground)) as processes:
         fill(stage.broker, topic, messages[:WARM_UP], partitions)
         wait_for_rows(ground, WARM_UP, processes)
-        steady(stage.broker, topic, messages[WARM_UP:], partitions, rate=rate)
-        wait_for_rows(ground, len(messages), processes)
+        with sampler(stage, processes) as watch:
+            steady(stage.broker, topic, messages[WARM_UP:], partitions, rate=rate)
+            wait_for_rows(ground, len(messages), processes)
         stopped(processes)
     arrived: dict[Any, float] = {
         (message.partition(), message.offset()): message.timestamp()[1] / 1e3
@@ -152,4 +161,8 @@ def latency(
         if time >= began + 1
     ]
     stage.clear(ground)
-    return {"p50": percentile(waited, 0.5), "p99": percentile(waited, 0.99)}
+    return {
+        "p50": percentile(waited, 0.5),
+        "p99": percentile(waited, 0.99),
+        "others": others(watch.samples),
+    }

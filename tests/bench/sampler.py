@@ -1,5 +1,6 @@
 """CPU time and memory of processes, looked at now and then while they work."""
 
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Final, NamedTuple, Self
 
 import psutil
 
-__all__ = ["Sample", "Sampler"]
+__all__ = ["Sample", "Sampler", "others"]
 
 EVERY: Final = 0.25  # seconds
 
@@ -23,6 +24,24 @@ class Sample(NamedTuple):
     """Seconds since its start, by name."""
     rss: dict[str, int]
     """Bytes, by name."""
+    machine: float
+    """Seconds that all processors together were busy, whoever it was for."""
+    known: float
+    """Seconds of the processes that were looked at, and of this one."""
+
+
+def others(samples: Sequence[Sample]) -> float:
+    """Tell how much of the machine went to what is no part of the run.
+
+    :arg samples: Of the run, two at least.
+
+    :returns: Share of all processors. More than a few per cent, and the run means little.
+
+    """
+    first, last = samples[0], samples[-1]
+    busy = (last.machine - first.machine) - (last.known - first.known)
+    cores = psutil.cpu_count() or 1
+    return max(0.0, busy / (last.time - first.time) / cores)
 
 
 class Sampler:
@@ -41,6 +60,7 @@ class Sampler:
             name: [psutil.Process(pid) for pid in pids] for name, pids in processes.items()
         }
         self._parents = frozenset(parents)
+        self._own = psutil.Process(os.getpid())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self.samples: list[Sample] = []
@@ -59,7 +79,8 @@ class Sampler:
                     # Its children's is that of those which have ended.
                     cpu[name] += sum(process.cpu_times()[:4])
                     rss[name] += process.memory_info().rss
-        return Sample(now, cpu, rss)
+        known = sum(cpu.values()) + sum(self._own.cpu_times()[:2])
+        return Sample(now, cpu, rss, _busy(), known)
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY):
@@ -81,3 +102,9 @@ class Sampler:
         self._stop.set()
         self._thread.join()
         self.samples.append(self.look())
+
+
+def _busy() -> float:
+    times = psutil.cpu_times()
+    # The time of guests is in that of users already.
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)

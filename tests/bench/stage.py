@@ -42,6 +42,16 @@ class _Database(Postgres):
         return [*super().command(), "-c", "track_commit_timestamp=on"]
 
 
+# Of all that a contender decides itself, in messages that all of them had.
+_DIGEST: Final = """
+SELECT count(*), sum(hashtextextended(ROW(
+    id, external_id, description, amount, "timestamp", merchant, operation_type, side,
+    source_partition, source_offset, prediction, fraud_score, model_version
+)::text, 0))::text
+FROM transactions JOIN predictions ON transaction_id = id WHERE source_offset < %s
+"""
+
+
 @dataclass(frozen=True)
 class Ground:
     """What one run has for itself."""
@@ -74,6 +84,16 @@ class Ground:
         """Time of the commit by partition and offset."""
         rows = self.database.execute(_COMMITTED)
         return {(partition, offset): time for partition, offset, time in rows}
+
+    def digest(self, below: int) -> tuple[int, str]:
+        """Give the number of rows and a digest of them, the same if they are.
+
+        :arg below: The offset of each partition at which it ends.
+
+        """
+        row = self.database.execute(_DIGEST, [below]).fetchone()
+        assert row is not None
+        return row[0], row[1]
 
 
 class Stage:
