@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 	&& echo $$python && break; done)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-kafka test-contracts chaos bench-scoring k8s-rehearsal secrets \
+.PHONY: help setup demo test test-kafka test-contracts chaos bench bench-scoring k8s-rehearsal secrets \
 	lint check-manifests format lock clean
 
 help: ## Show this list
@@ -45,6 +45,16 @@ test-contracts: $(INSTALLED) .contracts/mlserver/.installed .contracts/mlflow/.i
 
 chaos: $(INSTALLED) ## Kill everything 200 times under load, against Apache Kafka, and count both ends
 	$(BIN)/python -m tests.chaos $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+
+bench: .bench/.installed ## Measure this stream beside two others that do the same job
+	.bench/bin/python -m tests.bench $(ARGS)
+
+.bench/.installed: requirements-bench.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name it with PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .bench
+	.bench/bin/pip install --quiet --disable-pip-version-check --only-binary :all: \
+		--require-hashes -r $<
+	touch $@
 
 bench-scoring: $(INSTALLED) ## Measure what a slow tail and an outage of the model cost
 	$(BIN)/python -m tests.bench.scoring
@@ -86,8 +96,10 @@ LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11
 lock: $(INSTALLED) ## Resolve the locks anew, to the newest versions
 	$(LOCK) pyproject.toml --output-file requirements.lock
 	$(LOCK) pyproject.toml --group dev --output-file requirements-dev.lock
+	$(LOCK) pyproject.toml --group bench --constraint requirements-dev.lock \
+		--output-file requirements-bench.lock
 	$(LOCK) tests/contracts/requirements-mlserver.in --output-file tests/contracts/requirements-mlserver.txt
 	$(LOCK) tests/contracts/requirements-mlflow.in --output-file tests/contracts/requirements-mlflow.txt
 
 clean: ## Remove what the other targets made
-	rm -rf .venv .venv-* .contracts .kafka .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* .bench .bench-results .contracts .kafka .hypothesis .mypy_cache .pytest_cache .ruff_cache
