@@ -5,9 +5,9 @@ that waits, one transaction for both tables. A free slot takes what waits. Batch
 the order in which they were read, so an offset is passed on only when all before it are stored;
 librdkafka commits what was passed on once a second.
 
-What it has not: retries, a breaker, an error topic, a search for the one bad message, snapshots, a
-lock against a second instance, more than one process's worth of partitions without a rebalance.
-One bad message or one refused request ends it.
+What it has not: retries, a breaker, an error topic, a search for the one bad message, positions of
+repeated messages, a word about conflicts, snapshots, a lock against a second instance. One bad
+message or one refused request ends it.
 
     python -m tests.bench.expert
 """
