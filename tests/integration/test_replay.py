@@ -282,7 +282,7 @@ def settled(world: World, count: int) -> dict[str, Any]:
         if done.exit_code == 2:  # the first epoch goes on
             return False
         found.update(json.loads(done.stdout))
-        assert found["adds_up"], found
+        assert found["adds_up"], done.stdout
         return bool(found["total"]["settled"] == count)
 
     wait_until(ended, timedelta(seconds=40), what=f"{count} messages before the committed offset")
