@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-kafka test-contracts chaos bench bench-scoring k8s-rehearsal secrets \
-	lint check-manifests format lock clean
+	lint check-manifests check-monitoring format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -85,6 +85,12 @@ check-manifests: $(INSTALLED) ## Check image, compose.yaml and k8s/ against lint
 	done; \
 	$(BIN)/kubernetes-validate --strict $$rendered/*.yaml k8s/secret.example.yaml
 	$(BIN)/python -m pytest -q tests/unit/test_manifests.py
+
+check-monitoring: ## Check Prometheus' rules, and test that alerts fire (promtool, of Debian's prometheus)
+	@command -v promtool >/dev/null || { echo "promtool is not here; it comes with Prometheus" >&2; exit 1; }
+	promtool check config --syntax-only monitoring/prometheus.yml
+	promtool check rules monitoring/rules/*.yaml
+	promtool test rules monitoring/tests/*.yaml
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix-only .
