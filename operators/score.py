@@ -84,6 +84,7 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
         self._passing = self._key != key
         self._durable = False
         self._alone = alone
+        self._unsaved = True
         self._scorer, self._loop, self._unfinished, self._stop = scorer, loop, unfinished, stop
         self._batch_size = settings.batch_size
         self._waiting: deque[Received] = deque()
@@ -135,6 +136,10 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
         # The sinks write what was emitted on the same loop, which nothing else may pump while this
         # worker waits for another's epoch: a transaction left open could hold that one up for ever.
         busy = busy or self._emitted or self._loop.busy
+        # Bytewax saves the state of keys that were awake. A run that was killed may have left a row
+        # of ours in the epoch that this run begins with, which has to be written over even if there
+        # is nothing to do: the next start would take it for ours, and score what is in it again.
+        busy = busy or self._unsaved
         return datetime.now(UTC) + POLL if busy else None
 
     def snapshot(self) -> dict[str, Any]:
@@ -147,6 +152,7 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
         if not self._alone:
             self._loop.pace.closed_by_all()
         self._durable = not held
+        self._unsaved = False
         return {
             "version": STATE_VERSION,
             "lane": self._key,

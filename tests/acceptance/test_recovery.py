@@ -1,8 +1,10 @@
 """The stream in this process, ended and started again on its recovery directory."""
 
 import asyncio
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -209,3 +211,43 @@ def test_the_state_of_a_former_number_of_workers_goes_when_it_is_done(
         if lanes.resumed <= of_two:
             return
     pytest.fail(f"still resumed: {lanes.resumed - of_two}")
+
+
+def _states_of_score(recovery: Path) -> list[tuple[Path, str, bytes]]:
+    """States of the scoring step: the file that each is in, key and state."""
+    query = "SELECT state_key, ser_change FROM snaps WHERE step_id = 'fraud.score.api'"
+    states = []
+    for part in recovery.glob("part-*.sqlite3"):
+        with closing(sqlite3.connect(part)) as database:
+            states += [(part, *row) for row in database.execute(query) if row[1] is not None]
+    return states
+
+
+def _next_epoch(recovery: Path) -> int:
+    """Epoch with which the next run begins."""
+    fronts: list[tuple[int, int]] = []
+    for part in recovery.glob("part-*.sqlite3"):
+        with closing(sqlite3.connect(part)) as database:
+            fronts += database.execute("SELECT ex_num, worker_frontier FROM fronts").fetchall()
+    return max(fronts)[1]
+
+
+def test_what_a_killed_run_left_in_the_next_epoch_is_written_over(stream: Stream) -> None:
+    """Its states of an epoch that did not count would else be taken for those of this run."""
+    items: list[Any] = [*valid(6), *broken(30, start=6)]
+    stream.model_api.control(name="hang")
+    stream.run(TestingSource([*items, TestingSource.ABORT()]))
+    [(part, key, in_hand)] = _states_of_score(stream.recovery)
+    stream.model_api.reset()
+    stream.run(TestingSource(items))
+    assert len(stream.positions()) == 6
+    with closing(sqlite3.connect(part)) as database, database:
+        database.execute(
+            "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
+            ("fraud.score.api", key, _next_epoch(stream.recovery), in_hand),
+        )
+
+    items += [*broken(30, start=36), TestingSource.ABORT()]
+    stream.run(TestingSource(items))
+    stream.run(TestingSource(items))
+    assert stream.positions() == []
