@@ -44,6 +44,7 @@ class ReadBack:
         self._since: int | None = None
         self._known: set[tuple[int, int]] | None = None
         self._earlier: set[tuple[int, int]] = set()
+        self._reading = asyncio.Lock()
 
     def resume(self, key: str, since: int) -> None:
         """Note that a partition goes on from a position.
@@ -77,9 +78,10 @@ class ReadBack:
         :raises DeliveryError: It cannot be read.
 
         """
-        if self._known is None:
-            found = await asyncio.to_thread(self._read) if self._resumed else set()
-            self._known = self._earlier | found
+        async with self._reading:  # both sinks may ask at once, and one reading serves both
+            if self._known is None:
+                found = await asyncio.to_thread(self._read) if self._resumed else set()
+                self._known = self._earlier | found
 
     def has(self, message: Message) -> bool:
         """Whether the failure of a message was in the error topic when that was read.
