@@ -39,7 +39,7 @@ class Browser(Server):
             "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
             "--no-proxy-server", f"--user-data-dir={self._profile}", "--remote-debugging-port=0",
-            "--window-size=1120,1000", "about:blank",
+            "--hide-scrollbars", "--window-size=1120,1330", "about:blank",
         ]  # fmt: skip
 
     def is_ready(self) -> bool:
@@ -100,7 +100,7 @@ class Browser(Server):
 
         """
         wanted = [{"name": k.replace("_", "-"), "value": v} for k, v in preferred.items()]
-        answer = self._ask("Page.captureScreenshot", wanted, captureBeyondViewport=True)
+        answer = self._ask("Page.captureScreenshot", wanted)
         file.write_bytes(base64.b64decode(answer["data"]))
 
     @property
