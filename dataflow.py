@@ -35,7 +35,7 @@ from operators.stop import Stop
 from operators.watermark import Unfinished
 from operators.worker import Loop, PerWorker
 from settings import Settings, SettingsError, load, recovery_directory, workers_per_process
-from telemetry import Health, Progress, log, log_to_stderr, routes, serve
+from telemetry import Health, Progress, log, log_to_stderr, routes, serve, status_routes
 
 __all__ = ["build", "flow"]
 
@@ -148,7 +148,7 @@ def flow() -> Dataflow:
         live_timeout=settings.live_timeout,
         epoch_timeout=settings.epoch_timeout,
     )
-    _serve(settings, health)
+    _serve(settings, progress, health)
     findings = list(examine(settings, recovery_directory()))
     wrong = [finding.detail for finding in findings if not finding.ok]
     if wrong:
@@ -179,11 +179,12 @@ def flow() -> Dataflow:
     return build(settings, stop=stop, progress=progress, on_end=at_end.append)
 
 
-def _serve(settings: Settings, health: Health) -> None:
+def _serve(settings: Settings, progress: Progress, health: Health) -> None:
     if settings.http_port == 0:
         return
+    table = routes(health) | status_routes(progress, health)
     try:
-        serve(settings.http_host, settings.http_port, routes(health))
+        serve(settings.http_host, settings.http_port, table)
     except OSError as error:
         address = f"{settings.http_host}:{settings.http_port}"
         sys.exit(f"cannot start: HTTP_PORT, HTTP_HOST: {address}: {error.strerror}")

@@ -16,14 +16,16 @@ from confluent_kafka import KafkaError, KafkaException
 from operators.errors import DeliveryError
 from operators.fenced_producer import FencedProducer, Letter, TooLargeError
 from operators.read_back import ReadBack
+from operators.records import Failure
 from operators.worker import Loop
-from telemetry import Progress, log
+from telemetry import FailureNote, Progress, log
 
 __all__ = ["LetterLane", "not_written", "stopped"]
 
 MOST: Final = 500  # failures in one transaction
 WAITING: Final = 2 * MOST  # failures of a partition; with more than these the stream waits
 LINGER: Final = 1.0  # seconds until a failure is written, if there are few
+LATEST: Final = 20  # failures of a transaction that are noted, to be shown
 ATTEMPTS: Final = 4  # to write the same records, if the transaction has to be aborted
 SIZE: Final = {
     KafkaError.MSG_SIZE_TOO_LARGE,
@@ -120,6 +122,7 @@ class LetterLane:
     async def _deliver(self) -> None:
         began = round(time.time() * 1000)
         kinds = Counter(letter.failure[1:4] for letter in self._sent)
+        latest = [_note(letter.failure) for letter in self._sent[-LATEST:]]
         alone, failed = False, 0
         while self._sent:
             try:
@@ -143,6 +146,7 @@ class LetterLane:
                 self._sent = []
         for (stage, disposition, code), number in kinds.items():
             self._progress.count("failed", number, stage=stage, disposition=disposition, code=code)
+        self._progress.note_failures(latest)
 
     async def _abort(self) -> None:
         try:
@@ -167,3 +171,10 @@ class LetterLane:
 
     def _stopped(self, reason: str) -> DeliveryError:
         return stopped(not_written(self._topic, reason))
+
+
+def _note(failure: Failure) -> FailureNote:
+    message = failure.message
+    return FailureNote(
+        failure.stage, failure.disposition, failure.code, message.partition, message.offset
+    )

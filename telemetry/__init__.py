@@ -8,12 +8,14 @@ from telemetry import metrics
 from telemetry.breakers import move_breaker
 from telemetry.health import Health
 from telemetry.logs import TRACE_ID, log, log_to_stderr
-from telemetry.progress import Progress
+from telemetry.progress import FailureNote, Progress
 from telemetry.server import Response, Route, routes, serve
+from telemetry.status import status_routes
 from telemetry.worker import beat, name_worker, worker_index
 
 __all__ = [
     "TRACE_ID",
+    "FailureNote",
     "Health",
     "Progress",
     "Response",
@@ -26,5 +28,6 @@ __all__ = [
     "name_worker",
     "routes",
     "serve",
+    "status_routes",
     "worker_index",
 ]

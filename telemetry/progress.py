@@ -2,17 +2,18 @@
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable
-from typing import Any, Final
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 from telemetry import metrics
 from telemetry.logs import log
 
-__all__ = ["Progress"]
+__all__ = ["FailureNote", "Progress"]
 
 REPORT_MESSAGES: Final = 100
 REPORT_SECONDS: Final = 1.0
+LATEST: Final = 20  # failures to show
 COUNTERS: Final = {
     "messages": metrics.MESSAGES_READ,
     "stored": metrics.STORED,
@@ -20,6 +21,16 @@ COUNTERS: Final = {
     "failed": metrics.DEAD_LETTERS,
     "skipped": metrics.SKIPPED,
 }
+
+
+class FailureNote(NamedTuple):
+    """Which message failed and why; nothing of what was in it."""
+
+    stage: str
+    disposition: str
+    code: str
+    partition: int
+    offset: int
 
 
 class Progress:
@@ -34,6 +45,7 @@ class Progress:
         self._counts: Counter[str] = Counter()
         self._lags: dict[int, int] = {}
         self._epochs: dict[int, float] = {}
+        self._failures: deque[tuple[float, FailureNote]] = deque(maxlen=LATEST)
         self.partitions: int | None = None
         """Of the topic; None until that is known."""
         self._started = self._reported = time.monotonic()
@@ -53,6 +65,22 @@ class Progress:
         (counter.labels(**labels) if labels else counter).inc(number)
         with self._lock:
             self._counts[what] += number
+
+    def note_failures(self, failures: Sequence[FailureNote]) -> None:
+        """Keep the latest failures that the error topic has acknowledged, to be shown.
+
+        :arg failures: In their order.
+
+        """
+        now = time.time()
+        with self._lock:
+            self._failures.extend((now, failure) for failure in failures)
+
+    def latest_failures(self) -> list[dict[str, Any]]:
+        """Those, and when they were acknowledged (seconds since 1970); the latest is first."""
+        with self._lock:
+            latest = list(self._failures)
+        return [{"time": at, **failure._asdict()} for at, failure in reversed(latest)]
 
     def lag(self, partition: int, messages: int) -> None:
         """Note how many messages of a partition are still to be read."""

@@ -23,7 +23,7 @@ from ops.demo.report import Display, conclude, summarise
 from ops.migrate import MigrationError, migrate
 from ops.model_api.faults import Fault
 from ops.sample import Sample, transactions
-from ops.servers import Broker, ModelApi, Postgres, ServerError
+from ops.servers import Broker, ModelApi, Postgres, ServerError, free_port
 
 __all__ = ["demo"]
 
@@ -68,12 +68,14 @@ class _Stage:
         self.broker = Broker(folder / "broker")
         self.database = _Database(folder / "postgres")
         self.model = ModelApi(folder / "model")
+        port = free_port()
+        self.page = f"http://127.0.0.1:{port}/"
         self.flow = Flow(
             folder / "flow",
             settings={
                 "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap_servers,
                 "KAFKA_CONSUMER_GROUP": "demo",
-                "HTTP_PORT": "0",
+                "HTTP_PORT": str(port),
                 "KAFKA_TOPIC": TOPIC,
                 "KAFKA_ERROR_TOPIC": ERROR_TOPIC,
                 # Kafka answers a fetch when there is a message, the embedded broker when its time
@@ -229,6 +231,7 @@ def _run(
 ) -> list[str]:
     console.print("Starting a broker, a database, a stand-in for the model, and the stream …")
     stage.start(stack)
+    console.print(f"Status page while it runs: {stage.page}", highlight=False)
     kafka = stage.broker.client_settings
     feed = Feed(kafka, TOPIC)
     ledger = Ledger(kafka, stage.database.url(DATABASE), topic=TOPIC, error_topic=ERROR_TOPIC)
