@@ -111,7 +111,13 @@ def build(
     messages = op.input("transactions", stream, source or cast(Source[Message], transactions))
     decoded = decode("decode", messages)  # Received | Failure
     scored = score(  # Scored | Failure
-        "score", decoded.oks, settings=settings, loops=loops, unfinished=unfinished, stop=stop
+        "score",
+        decoded.oks,
+        settings=settings,
+        loops=loops,
+        read_backs=read_backs if failed is None else None,
+        unfinished=unfinished,
+        stop=stop,
     )
     failures = op.merge("failures", decoded.errs, scored.errs)
     to_store = op.key_on("stored_by", scored.oks, _partition_key)

@@ -47,15 +47,17 @@ class ReadBack:
         self._reading = asyncio.Lock()
 
     def resume(self, key: str, since: int) -> None:
-        """Note that a partition goes on from a position.
+        """Note that a partition goes on from a position, or that work in hand of it is restored.
 
         :arg key: Of the source partition.
 
-        :arg since: When the position was taken, in milliseconds since 1970; 0 if that is not known:
+        :arg since: When that was taken, in milliseconds since 1970; 0 if that is not known:
             then the whole topic is read.
 
         """
         self._resumed.add(key)
+        if self._known is not None:  # that was read for others
+            self._earlier, self._known, self._since = self._known, None, None
         self._since = since if self._since is None else min(self._since, since)
 
     def again(self, since: int) -> None:

@@ -8,11 +8,16 @@ The semantics of Flink's asynchronous I/O, built on `stateful_batch`:
   taken and a whole batch is waiting.
 - *In flight is in the snapshot.* After a restart it is sent again. Only messages are kept, as plain
   tuples; they are decoded again.
+- *A snapshot may be stale.* Bytewax numbers epochs on from the last that counted, so what a killed
+  run saved in one that did not count can be taken for the state of a later start, where its key was
+  not saved again. The time in it says from when on the error topic has to be looked through for
+  what became of its messages; the database knows its own.
 
 Results come as they are done; order is not promised.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +31,7 @@ from bytewax.operators import StatefulBatchLogic
 
 from operators.decode import decode_message
 from operators.errors import ScoringError
+from operators.read_back import ReadBack
 from operators.records import Failure, Message, Received, Scored
 from operators.routing import Lanes
 from operators.scorer import Outcome, Scorer
@@ -75,10 +81,11 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
         scorer: Scorer,
         loop: Loop,
         settings: Settings,
+        read_back: ReadBack | None,
         unfinished: Unfinished,
         stop: Stop,
     ) -> None:
-        state = resume_state or {"lane": key, "messages": []}
+        state = resume_state or {"lane": key, "messages": [], "taken": 0}
         self._key: str = state["lane"]
         # A lane of another number of workers ends when what it held is durable.
         self._passing = self._key != key
@@ -92,12 +99,21 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
         self._outcomes: list[Outcome] = []
         self._emitted = False
         self._fed = False
-        for fields in state["messages"]:
-            decoded = decode_message(Message(*fields))
+        for message in self._restored(state, read_back):
+            decoded = decode_message(message)
             if isinstance(decoded, Received):
                 self._waiting.append(decoded)
             else:  # the rules are stricter than when it was read
                 self._outcomes.append(decoded)
+
+    def _restored(self, state: dict[str, Any], read_back: ReadBack | None) -> list[Message]:
+        messages = [Message(*fields) for fields in state["messages"]]
+        if not messages or read_back is None:
+            return messages
+        for partition in {message.partition_key for message in messages}:
+            read_back.resume(partition, state["taken"])
+        self._loop.run(read_back.read())
+        return [message for message in messages if not read_back.has(message)]
 
     def on_batch(self, values: list[Received]) -> tuple[list[Outcome], bool]:
         self._fed = True
@@ -156,6 +172,7 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
         return {
             "version": STATE_VERSION,
             "lane": self._key,
+            "taken": round(time.time() * 1000),
             "messages": [tuple(message) for message, _ in held],
         }
 
@@ -233,6 +250,7 @@ def score(
     *,
     settings: Settings,
     loops: Callable[[], Loop],
+    read_backs: Callable[[], ReadBack] | None,
     unfinished: Unfinished,
     stop: Stop,
 ) -> ScoreOut:
@@ -245,6 +263,9 @@ def score(
     :arg settings: The API, the size of batches, the number of requests in flight for each worker.
 
     :arg loops: Gives the calling worker's loop.
+
+    :arg read_backs: Gives what the calling worker reads back from the error topic; None if failures
+        do not go there.
 
     :arg unfinished: Told at the end of every epoch what is still in hand.
 
@@ -265,6 +286,7 @@ def score(
             scorer=Scorer(settings),
             loop=loops(),
             settings=settings,
+            read_back=read_backs() if read_backs else None,
             unfinished=unfinished,
             stop=stop,
         )

@@ -1,20 +1,35 @@
 """What the error topic holds already is not written again."""
 
+import pickle
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from threading import Timer
 
 import pytest
+from bytewax.testing import TestingSink, TestingSource
 from confluent_kafka import Producer
 
+from dataflow import build
 from operators.dead_letters import DeadLetterWriter
 from operators.read_back import ReadBack
-from operators.records import Failure
+from operators.records import Failure, Scored
+from operators.routing import lane_of
 from operators.stop import Stop
 from operators.worker import Loop
-from ops.servers import ApacheKafka, KafkaServer
+from ops.servers import ApacheKafka, KafkaServer, ModelApi
 from telemetry import Progress
 from tests import factories
-from tests.support import Topics, environment, header, read_all, settings_of
+from tests.support import (
+    Topics,
+    environment,
+    header,
+    make_recovery,
+    read_all,
+    run_in_process,
+    settings_of,
+)
 
 KEY = "0-{}"
 
@@ -112,3 +127,36 @@ def test_only_what_is_newer_than_the_position_is_read(writing: Writing) -> None:
     far_ahead = 4_000_000_000_000
     writing.run(writing.failure(1), resumed=far_ahead)
     assert len(writing.records()) == 2
+
+
+def test_a_restored_message_that_has_failed_already_is_not_scored_again(
+    writing: Writing, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """A killed run may leave its state in an epoch that did not count, and it is restored later."""
+    topic = writing.topics.transactions
+    messages = [
+        factories.message(
+            value=factories.transaction_json(id=offset), topic=topic, partition=0, offset=offset
+        )
+        for offset in (1, 2)
+    ]
+    stored: list[tuple[str, Scored]] = []
+    settings = writing.settings.model_copy(update={"ml_api_url": model_api.url})
+    recovery = make_recovery(tmp_path)
+
+    def run() -> None:
+        flow = build(settings, source=TestingSource([]), stored=TestingSink(stored))
+        run_in_process(flow, recovery=recovery)
+
+    run()
+    lane = lane_of(2, 3)  # there is one worker now, and its lane has another key
+    state = {"version": 1, "lane": lane, "taken": 0, "messages": [tuple(it) for it in messages]}
+    with closing(sqlite3.connect(next(recovery.glob("part-*.sqlite3")))) as part, part:
+        part.execute(
+            "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
+            ("fraud.score.api", lane, 1, pickle.dumps(state)),
+        )
+    writing.run(writing.failure(1), resumed=None)
+    run()
+    assert [item.message.offset for _, item in stored] == [2]
+    assert writing.records() == [f"{topic}-0-1"]
