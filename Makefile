@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-page test-kafka test-contracts chaos bench bench-scoring k8s-rehearsal \
-	secrets lint check-manifests check-monitoring format lock clean
+	secrets lint check-manifests check-monitoring test-monitoring format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,13 +28,16 @@ demo: $(INSTALLED) ## Run the whole job on 20,000 transactions, on servers of it
 	$(BIN)/python -m ops demo $(if $(FAULT),--fault $(FAULT))
 
 test: $(INSTALLED) ## Run all tests that need nothing but Python
-	$(BIN)/python -m pytest -m 'not apache_kafka and not flyway and not contracts and not chaos and not browser' $(ARGS)
+	$(BIN)/python -m pytest -m 'not apache_kafka and not flyway and not contracts and not chaos and not browser and not prometheus' $(ARGS)
 
 test-kafka: $(INSTALLED) ## Run the integration tests against Apache Kafka, and Flyway (Java 17, Maven)
 	$(BIN)/python -m pytest --kafka=apache -m 'not chaos' tests/integration tests/acceptance tests/chaos $(ARGS)
 
 test-page: $(INSTALLED) ## Look at the status page in a real browser (Debian's chromium)
 	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+test-monitoring: $(INSTALLED) ## Ask a real Prometheus what the dashboard asks, and give it the alerts (Debian's prometheus)
+	$(BIN)/python -m pytest tests/monitoring $(ARGS)
 
 test-contracts: $(INSTALLED) .contracts/mlserver/.installed .contracts/mlflow/.installed ## Ask the real model servers, MLServer and MLflow
 	$(BIN)/python -m pytest tests/contracts $(ARGS)
