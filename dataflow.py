@@ -35,7 +35,16 @@ from operators.stop import Stop
 from operators.watermark import Unfinished
 from operators.worker import Loop, PerWorker
 from settings import Settings, SettingsError, load, recovery_directory, workers_per_process
-from telemetry import Health, Progress, log, log_to_stderr, routes, serve, status_routes
+from telemetry import (
+    Health,
+    Progress,
+    log,
+    log_to_stderr,
+    routes,
+    serve,
+    status_routes,
+    tracing,
+)
 
 __all__ = ["build", "flow"]
 
@@ -147,6 +156,7 @@ def flow() -> Dataflow:
         sys.exit(f"settings: {error}")
     log_to_stderr(settings.log_format, settings.log_level)
     _end_on_signals()
+    _trace(settings)
     progress = Progress()
     health = Health(
         progress,
@@ -183,6 +193,15 @@ def flow() -> Dataflow:
     at_end: list[Callable[[], None]] = []
     atexit.register(_finish, progress, at_end)
     return build(settings, stop=stop, progress=progress, on_end=at_end.append)
+
+
+def _trace(settings: Settings) -> None:
+    if settings.tracing:
+        try:
+            tracing.start()
+        except tracing.TracingError as error:
+            sys.exit(f"cannot start: {error}")
+        atexit.register(tracing.end)
 
 
 def _serve(settings: Settings, progress: Progress, health: Health) -> None:

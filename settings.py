@@ -275,6 +275,11 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`"
     )
+    tracing: bool = Field(
+        False,
+        description="Whether traces are sent with OpenTelemetry, an extra, to where its own"
+        " `OTEL_…` variables say",
+    )
 
     @classmethod
     def settings_customise_sources(

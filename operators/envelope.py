@@ -14,6 +14,7 @@ original's. The original's headers come first, then these, all as text:
 | `dlq.replays`   | how often the original had been replayed from the error topic before           |
 | `dlq.encoding`  | how `transaction` holds the original bytes: `json`, `text`, `base64` or `none` |
 | `dlq.length`    | of the original value in bytes                                                 |
+| `dlq.traceparent` | only where tracing is on: W3C's context of the batch in which it failed      |
 | `dlq.cut`       | only if the record was too large: what of the original is missing              |
 
 The original bytes are exact: `json` has them verbatim behind `{"transaction":`, `text` as a JSON
@@ -162,6 +163,9 @@ def _record(failure: Failure, encoding: str, transaction: bytes, extra: bytes) -
     }
     headers: Headers = [header for header in message.headers if not _is_ours(header[0])]
     headers += [(f"{HEADER}{name}", str(value).encode()) for name, value in ours.items()]
+    if failure.trace is not None:
+        # Not as `traceparent`: the producer's own is among the original's, which stay as they were.
+        headers.append((f"{HEADER}traceparent", failure.trace.encode()))
     rest = {"error": failure.error, "timestamp": datetime.now(UTC).isoformat()}
     tail = b"," + json.dumps(rest).encode()[1:]
     return Record(message.key, PREFIX + transaction + extra + tail, headers)

@@ -18,7 +18,7 @@ from operators.dead_letters import DeadLetterWriter
 from operators.records import Failure, Scored
 from operators.session import Connection, Session, describe
 from operators.worker import Loop
-from telemetry import Progress, metrics
+from telemetry import Progress, metrics, tracing
 
 __all__ = ["PostgresWriter"]
 
@@ -117,7 +117,8 @@ class PostgresWriter:
     async def _store(self, rows: list[Scored]) -> None:
         started = time.monotonic()
         try:
-            stored, repeated, conflicts = await self._session.run(partial(_merge, rows))
+            with tracing.writing(rows):
+                stored, repeated, conflicts = await self._session.run(partial(_merge, rows))
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             await self._refuse(rows, error)
         except psycopg.Error as error:
@@ -138,7 +139,9 @@ class PostgresWriter:
             return
         text = f"transaction: the database refuses it: {describe(error)}"
         code = f"sqlstate.{error.sqlstate}"
-        await self._dead_letters.send([Failure(rows[0].message, "persist", "rejected", code, text)])
+        [row] = rows
+        failure = Failure(row.message, "persist", "rejected", code, text, trace=row.trace)
+        await self._dead_letters.send([failure])
 
 
 async def _merge(rows: list[Scored], connection: Connection) -> tuple[int, int, list[Scored]]:
@@ -159,11 +162,11 @@ async def _merge(rows: list[Scored], connection: Connection) -> tuple[int, int, 
 
 
 def _columns(ordinal: int, row: Scored) -> tuple[Any, ...]:
-    message, transaction, prediction = row
+    message, transaction, prediction, _ = row
     position = (message.topic, message.partition, message.offset)
     return (ordinal, *transaction, *position, *prediction)
 
 
 def _conflict(row: Scored) -> Failure:
     error = "id: a transaction with this id and other content is stored already"
-    return Failure(row.message, "persist", "conflict", "id.conflict", error)
+    return Failure(row.message, "persist", "conflict", "id.conflict", error, trace=row.trace)

@@ -95,6 +95,8 @@ class Scored(NamedTuple):
     message: Message
     transaction: Transaction
     prediction: Prediction
+    trace: str | None = None
+    """`traceparent` of the batch in which it was scored, where tracing is on."""
 
 
 class Failure(NamedTuple):
@@ -109,3 +111,5 @@ class Failure(NamedTuple):
     """Names field and rule, never the value."""
     attempts: int = 1
     """How often the step tried."""
+    trace: str | None = None
+    """As in `Scored`; None if it came to no scoring."""

@@ -33,7 +33,7 @@ from operators.limiter import Limiter
 from operators.records import Disposition, Failure, Prediction, Received, Scored, Transaction
 from operators.scoring_api import RefusedError, ScoringApi, UnavailableError
 from settings import Settings
-from telemetry import log, metrics, worker_index
+from telemetry import log, metrics, tracing, worker_index
 
 __all__ = ["Outcome", "Scorer"]
 
@@ -108,6 +108,10 @@ class Scorer:
         :raises ScoringError: The service refuses in a way that only another setting mends.
 
         """
+        with tracing.scoring(batch):
+            return await self._score(batch, tracing.traceparent())
+
+    async def _score(self, batch: Sequence[Received], trace: str | None) -> list[Outcome]:
         asked: dict[UUID, Transaction] = {}
         now: list[Received] = []
         later: list[Received] = []
@@ -115,9 +119,9 @@ class Scorer:
             same = asked.setdefault(item.transaction.id, item.transaction) == item.transaction
             (now if same else later).append(item)
         verdicts = await self._settle(list(asked.values()))
-        outcomes = [_outcome(item, verdicts[item.transaction.id]) for item in now]
+        outcomes = [_outcome(item, verdicts[item.transaction.id], trace) for item in now]
         # The same id with other content needs a request of its own: answers are known by id.
-        return outcomes + await self.score(later) if later else outcomes
+        return outcomes + await self._score(later, trace) if later else outcomes
 
     async def close(self) -> None:
         """Close the connections."""
@@ -362,8 +366,8 @@ def _rejected(transactions: list[Transaction], cause: RefusedError, attempts: in
     return {transaction.id: given_up for transaction in transactions}
 
 
-def _outcome(item: Received, verdict: Prediction | _GivenUp) -> Outcome:
+def _outcome(item: Received, verdict: Prediction | _GivenUp, trace: str | None) -> Outcome:
     if isinstance(verdict, Prediction):
-        return Scored(item.message, item.transaction, verdict)
+        return Scored(item.message, item.transaction, verdict, trace)
     disposition, code, error, attempts = verdict
-    return Failure(item.message, "score", disposition, code, error, attempts)
+    return Failure(item.message, "score", disposition, code, error, attempts, trace)

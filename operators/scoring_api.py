@@ -28,6 +28,7 @@ from operators.contracts import CONTRACTS, BadAnswerError
 from operators.errors import DependencyError, ScoringError
 from operators.records import Prediction, Transaction
 from settings import Settings
+from telemetry import tracing
 
 __all__ = ["RefusedError", "ScoringApi", "UnavailableError", "check"]
 
@@ -106,6 +107,10 @@ class ScoringApi:
         :raises ScoringError: It will not go well without another setting.
 
         """
+        with tracing.request(len(transactions)):
+            return await self._ask(transactions)
+
+    async def _ask(self, transactions: Sequence[Transaction]) -> dict[UUID, Prediction]:
         body = self._contract.encode(transactions)
         room = ANSWER_BYTES + ANSWER_BYTES_EACH * len(transactions)
         status, answer, after = await self._post(body, room)
@@ -141,6 +146,7 @@ class ScoringApi:
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token.get_secret_value()}"
+        headers |= tracing.headers()
         request = httpx.Request(
             "POST", self._target, headers=headers, content=body, extensions=self._timeouts
         )
@@ -151,6 +157,7 @@ class ScoringApi:
                 asyncio.timeout(self._limit),
                 aclosing(await self._transport.handle_async_request(request)) as response,
             ):
+                tracing.answered(response.status_code)
                 answer = bytearray()
                 async for chunk in response.aiter_bytes():
                     answer += chunk

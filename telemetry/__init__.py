@@ -1,10 +1,10 @@
-"""Logs, progress, metrics and health: set up here, used by name elsewhere.
+"""Logs, progress, metrics, traces and health: set up here, used by name elsewhere.
 
 Metrics are in prometheus_client's registry; `docs/metrics.md` has a table of all, which a test
 compares with the registry.
 """
 
-from telemetry import metrics
+from telemetry import metrics, tracing
 from telemetry.breakers import move_breaker
 from telemetry.health import Health
 from telemetry.logs import TRACE_ID, log, log_to_stderr
@@ -29,5 +29,6 @@ __all__ = [
     "routes",
     "serve",
     "status_routes",
+    "tracing",
     "worker_index",
 ]

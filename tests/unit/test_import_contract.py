@@ -1,4 +1,4 @@
-"""Who may know whom: ops → dataflow → operators → settings, telemetry."""
+"""Who may know whom: ops → dataflow → operators → settings, telemetry; and the extra."""
 
 import ast
 from collections.abc import Iterator
@@ -35,3 +35,15 @@ def test_a_part_imports_only_the_parts_below_it(name: str) -> None:
     for file in present:
         known = {module.split(".")[0] for module in _imported(file)} & MAY_IMPORT.keys()
         assert known <= MAY_IMPORT[name], f"{file.relative_to(ROOT)} may not import that"
+
+
+def test_opentelemetry_is_known_to_one_module() -> None:
+    """It is an extra: a module that is always imported must not need it."""
+    files = [
+        file
+        for name in MAY_IMPORT
+        for file in [ROOT / f"{name}.py", *(ROOT / name).rglob("*.py")]
+        if file.is_file()
+    ]
+    knowing = [file for file in files if any("opentelemetry" in name for name in _imported(file))]
+    assert knowing == [ROOT / "telemetry" / "spans.py"]
