@@ -55,13 +55,20 @@ class Spans:
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer(SERVICE, VERSION)
+        self._over = threading.Event()
+        # Begun here: from 3.12 on Python begins no thread while it ends.
+        self._last = threading.Thread(target=self._send_last, name="last spans", daemon=True)
+        self._last.start()
 
     def end(self) -> None:
         """Send what waits, within `LAST_FLUSH`."""
+        self._over.set()
+        self._last.join(LAST_FLUSH)
+
+    def _send_last(self) -> None:
+        self._over.wait()
         # Its own limit is half a minute, and no argument leads there.
-        last = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
-        last.start()
-        last.join(LAST_FLUSH)
+        self._provider.shutdown()
 
     def scoring(self, batch: Sequence[tracing.Received]) -> AbstractContextManager[None]:
         """See `tracing.scoring`."""
