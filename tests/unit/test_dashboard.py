@@ -134,4 +134,4 @@ def test_lines_stand_where_the_alerts_fire() -> None:
             thresholds = shown[title]["fieldConfig"]["defaults"]["thresholds"]["steps"][1:]
             assert len(thresholds) == len(alerts)
             for threshold, alert in zip(thresholds, alerts, strict=True):
-                assert f"> {threshold['value']}" in rule[alert]
+                assert f"> {threshold['value']} " in f"{rule[alert]} "
