@@ -18,14 +18,13 @@ from operators.fenced_producer import FencedProducer, Letter, TooLargeError
 from operators.read_back import ReadBack
 from operators.records import Failure
 from operators.worker import Loop
-from telemetry import FailureNote, Progress, log
+from telemetry import LATEST_FAILURES, FailureNote, Progress, log
 
 __all__ = ["LetterLane", "not_written", "stopped"]
 
 MOST: Final = 500  # failures in one transaction
 WAITING: Final = 2 * MOST  # failures of a partition; with more than these the stream waits
 LINGER: Final = 1.0  # seconds until a failure is written, if there are few
-LATEST: Final = 20  # failures of a transaction that are noted, to be shown
 ATTEMPTS: Final = 4  # to write the same records, if the transaction has to be aborted
 SIZE: Final = {
     KafkaError.MSG_SIZE_TOO_LARGE,
@@ -122,7 +121,7 @@ class LetterLane:
     async def _deliver(self) -> None:
         began = round(time.time() * 1000)
         kinds = Counter(letter.failure[1:4] for letter in self._sent)
-        latest = [_note(letter.failure) for letter in self._sent[-LATEST:]]
+        latest = [_note(letter.failure) for letter in self._sent[-LATEST_FAILURES:]]
         alone, failed = False, 0
         while self._sent:
             try:

@@ -56,9 +56,7 @@ class ReadBack:
 
         """
         self._resumed.add(key)
-        if self._known is not None:  # that was read for others
-            self._earlier, self._known, self._since = self._known, None, None
-        self._since = since if self._since is None else min(self._since, since)
+        self.again(since)
 
     def again(self, since: int) -> None:
         """Let the topic be read again, which has to be done before the next look.
@@ -67,7 +65,8 @@ class ReadBack:
 
         """
         if self._known is not None:
-            self._earlier, self._known, self._since = self._known, None, since
+            self._earlier, self._known, self._since = self._known, None, None
+        self._since = since if self._since is None else min(self._since, since)
 
     @property
     def is_due(self) -> bool:

@@ -8,12 +8,13 @@ from telemetry import metrics, tracing
 from telemetry.breakers import move_breaker
 from telemetry.health import Health
 from telemetry.logs import TRACE_ID, log, log_to_stderr
-from telemetry.progress import FailureNote, Progress
+from telemetry.progress import LATEST_FAILURES, FailureNote, Progress
 from telemetry.server import Response, Route, routes, serve
 from telemetry.status import status_routes
 from telemetry.worker import beat, name_worker, worker_index
 
 __all__ = [
+    "LATEST_FAILURES",
     "TRACE_ID",
     "FailureNote",
     "Health",

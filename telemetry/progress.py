@@ -9,11 +9,11 @@ from typing import Any, Final, NamedTuple
 from telemetry import metrics
 from telemetry.logs import log
 
-__all__ = ["FailureNote", "Progress"]
+__all__ = ["LATEST_FAILURES", "FailureNote", "Progress"]
 
 REPORT_MESSAGES: Final = 100
 REPORT_SECONDS: Final = 1.0
-LATEST: Final = 20  # failures to show
+LATEST_FAILURES: Final = 20  # that are kept, to be shown
 COUNTERS: Final = {
     "messages": metrics.MESSAGES_READ,
     "stored": metrics.STORED,
@@ -45,7 +45,7 @@ class Progress:
         self._counts: Counter[str] = Counter()
         self._lags: dict[int, int] = {}
         self._epochs: dict[int, float] = {}
-        self._failures: deque[tuple[float, FailureNote]] = deque(maxlen=LATEST)
+        self._failures: deque[tuple[float, FailureNote]] = deque(maxlen=LATEST_FAILURES)
         self.partitions: int | None = None
         """Of the topic; None until that is known."""
         self._started = self._reported = time.monotonic()

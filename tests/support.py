@@ -1,11 +1,13 @@
 """What tests do to the servers: produce, read everything, wait; and to the stream: run it."""
 
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +30,7 @@ from confluent_kafka import (
 )
 
 from operators.records import Message as Received
-from ops.servers import KafkaServer, Server, free_port, wait_until
+from ops.servers import KafkaServer, Server, ServerError, free_port, wait_until
 from settings import Settings
 
 __all__ = [
@@ -44,6 +46,8 @@ __all__ = [
     "committed",
     "environment",
     "header",
+    "installed",
+    "leave_state",
     "make_recovery",
     "positions",
     "produce",
@@ -51,6 +55,7 @@ __all__ = [
     "read_all",
     "recovery_options",
     "run_in_process",
+    "run_script",
     "settings_of",
     "wait_until",
 ]
@@ -388,6 +393,42 @@ def make_recovery(folder: Path) -> Path:
     return directory
 
 
+def leave_state(part: Path, key: str, epoch: int, state: bytes) -> None:
+    """Put a state of the scoring step into recovery, as a run that was killed can leave it.
+
+    :arg part: File of a recovery partition.
+
+    :arg key: Of the state.
+
+    :arg epoch: In which it was taken.
+
+    :arg state: Pickled.
+
+    """
+    with closing(sqlite3.connect(part)) as database, database:
+        database.execute(
+            "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
+            ("fraud.score.api", key, epoch, state),
+        )
+
+
+def installed(program: str) -> str:
+    """Find a program that a test needs and that no Python package has.
+
+    :arg program: Its name, which is that of Debian's package.
+
+    :returns: Its path.
+
+    :raises ServerError: It is missing.
+
+    """
+    path = shutil.which(program)
+    if path is None:
+        msg = f"{program} is missing; Debian's package {program} has it"
+        raise ServerError(msg)
+    return path
+
+
 def recovery_options(directory: Path) -> list[str]:
     """Tell `bytewax.run` to keep snapshots there, one a second."""
     return ["-r", str(directory), "-s", "1", "-b", "0"]
@@ -437,6 +478,25 @@ class GivenSource(FixedPartitionedSource[Received, int]):
         """See ABC docstring."""
         del step_id
         return _GivenPartition(self._by_key[for_part], resume_state or 0, self._at_end)
+
+
+def run_script(script: str) -> str:
+    """Run a text as Python, in a process of its own and in the checkout.
+
+    :arg script: The text.
+
+    :returns: What it prints, stripped.
+
+    """
+    found = subprocess.run(  # noqa: S603 - a test's own text
+        [sys.executable, "-c", script],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return found.stdout.strip()
 
 
 def run_in_process(flow: Dataflow, *, workers: int = 1, recovery: Path | None = None) -> None:

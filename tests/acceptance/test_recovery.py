@@ -21,7 +21,7 @@ from operators.stop import Stop
 from operators.worker import Loop
 from ops.servers import ModelApi
 from tests.factories import message, settings, transaction_json
-from tests.support import GivenSource, make_recovery, run_in_process
+from tests.support import GivenSource, leave_state, make_recovery, run_in_process
 
 
 class Lanes:
@@ -241,11 +241,7 @@ def test_what_a_killed_run_left_in_the_next_epoch_is_written_over(stream: Stream
     stream.model_api.reset()
     stream.run(TestingSource(items))
     assert len(stream.positions()) == 6
-    with closing(sqlite3.connect(part)) as database, database:
-        database.execute(
-            "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
-            ("fraud.score.api", key, _next_epoch(stream.recovery), in_hand),
-        )
+    leave_state(part, key, _next_epoch(stream.recovery), in_hand)
 
     items += [*broken(30, start=36), TestingSource.ABORT()]
     stream.run(TestingSource(items))

@@ -2,14 +2,14 @@
 
 import asyncio
 import base64
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import aiohttp
 
 from ops.servers import Server, wait_until
+from tests.support import installed
 
 __all__ = ["Browser"]
 
@@ -23,19 +23,10 @@ class Browser(Server):
 
     """
 
-    _executable: ClassVar[str | None] = shutil.which("chromium")
-
-    @classmethod
-    def missing(cls) -> str | None:
-        """Say what has to be installed; None if nothing."""
-        if cls._executable:
-            return None
-        return "chromium is missing; the status page is tested in it: apt-get install chromium"
-
     def command(self) -> list[str]:
         """Run it on a port that it chooses."""
         return [
-            self._executable or "chromium", "--headless", "--no-sandbox", "--disable-gpu",
+            installed("chromium"), "--headless", "--no-sandbox", "--disable-gpu",
             "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
             "--no-proxy-server", f"--user-data-dir={self._profile}", "--remote-debugging-port=0",

@@ -1,8 +1,6 @@
 """What the error topic holds already is not written again."""
 
 import pickle
-import sqlite3
-from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from threading import Timer
@@ -25,6 +23,7 @@ from tests.support import (
     Topics,
     environment,
     header,
+    leave_state,
     make_recovery,
     read_all,
     run_in_process,
@@ -151,11 +150,7 @@ def test_a_restored_message_that_has_failed_already_is_not_scored_again(
     run()
     lane = lane_of(2, 3)  # there is one worker now, and its lane has another key
     state = {"version": 1, "lane": lane, "taken": 0, "messages": [tuple(it) for it in messages]}
-    with closing(sqlite3.connect(next(recovery.glob("part-*.sqlite3")))) as part, part:
-        part.execute(
-            "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
-            ("fraud.score.api", lane, 1, pickle.dumps(state)),
-        )
+    leave_state(next(recovery.glob("part-*.sqlite3")), lane, 1, pickle.dumps(state))
     writing.run(writing.failure(1), resumed=None)
     run()
     assert [item.message.offset for _, item in stored] == [2]

@@ -1,14 +1,13 @@
 """Prometheus itself, with the project's own configuration, asked over its HTTP API."""
 
-import shutil
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 import yaml
 
 from ops.servers import Server, free_port
-from tests.support import CHECKOUT
+from tests.support import CHECKOUT, installed
 
 __all__ = ["Prometheus"]
 
@@ -25,19 +24,10 @@ class Prometheus(Server):
 
     """
 
-    _executable: ClassVar[str | None] = shutil.which("prometheus")
-
     def __init__(self, folder: Path, target: str) -> None:
         super().__init__(folder)
         self._target = target
         self._address = f"127.0.0.1:{free_port()}"
-
-    @classmethod
-    def missing(cls) -> str | None:
-        """Say what has to be installed; None if nothing."""
-        if cls._executable:
-            return None
-        return "prometheus is missing; queries are tested in it. Debian's package prometheus has it"
 
     def prepare(self) -> None:
         """Write the project's configuration with this target, read more often."""
@@ -51,7 +41,7 @@ class Prometheus(Server):
     def command(self) -> list[str]:
         """Run it."""
         return [
-            self._executable or "prometheus",
+            installed("prometheus"),
             "--config.file=prometheus.yml",
             "--storage.tsdb.path=data",
             f"--web.listen-address={self._address}",

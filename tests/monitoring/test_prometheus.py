@@ -41,8 +41,6 @@ def prometheus(
     broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
 ) -> Iterator[Prometheus]:
     """Prometheus, with a stream that has stored, failed, and asked again."""
-    if reason := Prometheus.missing():
-        pytest.fail(reason, pytrace=False)
     port = free_port()
     variables = environment(
         broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port),

@@ -9,8 +9,15 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from telemetry import FailureNote, Health, Progress, metrics, serve, status_routes
-from telemetry.progress import LATEST
+from telemetry import (
+    LATEST_FAILURES,
+    FailureNote,
+    Health,
+    Progress,
+    metrics,
+    serve,
+    status_routes,
+)
 
 
 @pytest.fixture
@@ -68,11 +75,11 @@ def test_the_figures_are_those_of_the_metrics(client: httpx.Client, progress: Pr
 
 def test_the_latest_failures_are_kept_and_no_more(client: httpx.Client, progress: Progress) -> None:
     """The last one first, with its position and without anything that was in it."""
-    for offset in range(LATEST + 5):
+    for offset in range(LATEST_FAILURES + 5):
         progress.note_failures([FailureNote("decode", "poison", "not_json", 3, offset)])
     with client:
         failures = client.get("/status.json").json()["failures"]
-    assert [each["offset"] for each in failures] == list(range(LATEST + 4, 4, -1))
+    assert [each["offset"] for each in failures] == list(range(LATEST_FAILURES + 4, 4, -1))
     assert failures[0].keys() == {"time", "stage", "disposition", "code", "partition", "offset"}
 
 

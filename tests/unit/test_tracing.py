@@ -1,13 +1,12 @@
 """Tracing while it is off, and when it cannot be had."""
 
-import subprocess
 import sys
 
 import pytest
 
 from telemetry import tracing
 from tests.factories import received, scored
-from tests.support import CHECKOUT
+from tests.support import run_script
 
 
 def test_nothing_of_it_is_imported_while_it_is_off() -> None:
@@ -22,10 +21,7 @@ def test_nothing_of_it_is_imported_while_it_is_off() -> None:
         "tracing.end()\n"
         "print(*(name for name in sys.modules if 'opentelemetry' in name or 'spans' in name))\n"
     )
-    found = subprocess.run(  # noqa: S603 - a test's own text
-        [sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True
-    )
-    assert found.stdout.strip() == ""
+    assert run_script(script) == ""
 
 
 def test_off_there_is_no_context() -> None:
