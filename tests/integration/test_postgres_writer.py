@@ -450,15 +450,19 @@ def _wait_in(writing: Writing, call: str) -> None:
 # Trouble that passes.
 
 
-def test_a_connection_that_is_ended_is_made_again(writing: Writing) -> None:
-    """As after a fail-over or an administrator's `pg_terminate_backend`."""
-    writing.store(writing.row(1))
+def _end_sessions(writing: Writing) -> None:
     ended = query(
         writing.url,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE %s",
         f"%{writing.topics.group}",
     )
     assert ended == [(True,)]
+
+
+def test_a_connection_that_is_ended_is_made_again(writing: Writing) -> None:
+    """As after a fail-over or an administrator's `pg_terminate_backend`."""
+    writing.store(writing.row(1))
+    _end_sessions(writing)
     writing.store(writing.row(2))
     assert writing.stored() == [1, 2]
 
@@ -517,13 +521,60 @@ def test_a_database_that_is_read_only_is_waited_for(writing: Writing) -> None:
             connection.execute("SET default_transaction_read_only = off")
             connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
 
+    _end_sessions(writing)  # the setting is one of those that begin after it
     ending = writing.later(end, 0.3)
     writing.store(*writing.rows(5))
     ending.join()
     assert writing.stored() == numbers(5)
 
 
+def _refuse_once(writing: Writing, state: str) -> None:
+    """Let the next transaction fail with this SQLSTATE, and none after it."""
+    query(writing.url, "CREATE SEQUENCE calls")  # what it counts is not rolled back
+    query(
+        writing.url,
+        f"""
+        CREATE FUNCTION refuse_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('calls') = 1 THEN RAISE EXCEPTION 'once' USING ERRCODE = '{state}'; END IF;
+            RETURN NULL;
+        END $$
+        """,
+    )
+    query(
+        writing.url,
+        "CREATE TRIGGER t BEFORE INSERT ON predictions EXECUTE FUNCTION refuse_once()",
+    )
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param("40P01", id="deadlock"),
+        pytest.param("40001", id="serialisation"),
+        pytest.param("53300", id="too-many-connections"),
+    ],
+)
+def test_a_transaction_that_may_succeed_later_is_written_again(
+    writing: Writing, state: str
+) -> None:
+    """All of it, and nothing twice."""
+    _refuse_once(writing, state)
+    writing.store(*writing.rows(5))
+    assert writing.stored() == numbers(5)
+    assert writing.duplicates() == []
+    assert writing.dead_letters() == []
+
+
 # Trouble that does not.
+
+
+def test_a_full_disk_stops_the_stream(writing: Writing) -> None:
+    """With a word that says so: somebody has to make room."""
+    _refuse_once(writing, "53100")
+    with pytest.raises(StoreError) as stopped:
+        writing.store(writing.row(1))
+    assert str(stopped.value) == "DATABASE_URL: rows cannot be stored: DiskFull 53100"
+    assert writing.stored() == []
 
 
 def test_an_error_that_does_not_pass_stops_the_stream(writing: Writing) -> None:

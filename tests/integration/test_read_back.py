@@ -1,6 +1,7 @@
 """What the error topic holds already is not written again."""
 
 import pickle
+import time
 from datetime import timedelta
 from pathlib import Path
 from threading import Timer
@@ -51,11 +52,14 @@ class Writing:
         )
         return factories.failure(of=of)
 
-    def run(self, *failures: Failure, resumed: int | None = 0) -> None:
-        """Write failures as a process that was started anew; resumed says since when."""
+    def run(self, *failures: Failure, resumed: int | tuple[int, ...] | None = 0) -> None:
+        """Write failures as a process that was started anew; resumed says since when.
+
+        One time, or one for each partition from 0 on.
+        """
         read_back = ReadBack(self.settings)
-        if resumed is not None:
-            read_back.resume(f"0-{self.topics.transactions}", resumed)
+        for number, since in enumerate((resumed,) if isinstance(resumed, int) else resumed or ()):
+            read_back.resume(f"{number}-{self.topics.transactions}", since)
         writer = DeadLetterWriter(
             self.settings,
             loop=Loop(),
@@ -117,6 +121,25 @@ def test_what_an_open_transaction_hides_is_waited_for(
     writing.run(writing.failure(1), writing.failure(2))
     topic = writing.topics.transactions
     assert writing.records() == [f"{topic}-0-1", f"{topic}-0-2"]
+
+
+@pytest.mark.apache_kafka
+def test_clocks_may_differ(writing: Writing) -> None:
+    """A record counts that the broker dates before the position, by less than five minutes."""
+    writing.run(writing.failure(1), resumed=None)
+    soon = round(time.time() * 1000) + 120_000
+    writing.run(writing.failure(1), resumed=soon)
+    assert len(writing.records()) == 1
+
+
+@pytest.mark.apache_kafka
+def test_the_earliest_position_of_all_partitions_counts(writing: Writing) -> None:
+    """A worker reads the topic once for all that it has."""
+    writing.run(writing.failure(1), resumed=None)
+    far_ahead = 4_000_000_000_000
+    for since in ((0, far_ahead), (far_ahead, 0)):
+        writing.run(writing.failure(1), resumed=since)
+    assert len(writing.records()) == 1
 
 
 @pytest.mark.apache_kafka

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from threading import Timer
 
 import pytest
 
 from operators import session as session_module
 from operators.errors import DependencyError, StoreError
-from operators.session import Session, await_predecessor
+from operators.session import Connection, Session, await_predecessor
 from operators.stop import Stop
 from operators.worker import Loop
 from tests import factories
@@ -53,6 +54,19 @@ def test_a_lock_ends_with_its_process(make: Make) -> None:
     first.claim("0-transactions")
     first.close()
     second.claim("0-transactions")
+
+
+def test_a_successor_waits_for_the_end_of_its_predecessors_session(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database may see the end of a killed process later than whoever starts the next."""
+    monkeypatch.setattr(session_module, "LOCK_WAIT", timedelta(seconds=30))
+    first, second = make(), make()
+    first.claim("0-transactions")
+    ending = Timer(0.5, first.close)
+    ending.start()
+    second.claim("0-transactions")
+    ending.join()
 
 
 def test_a_lost_session_that_another_took_over_does_not_come_back(
@@ -105,3 +119,46 @@ def test_a_start_waits_for_its_predecessors_locks(make: Make, database_url: str)
     await_predecessor(settings, ["0-transactions", "2-transactions"])
     first.close()
     await_predecessor(settings, ["0-transactions", "1-transactions"])
+
+
+def test_a_start_goes_on_when_its_predecessors_session_has_ended(
+    make: Make, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever restarts a killed stream at once is not refused."""
+    monkeypatch.setattr(session_module, "LOCK_WAIT", timedelta(seconds=30))
+    first = make()
+    first.claim("0-transactions")
+    ending = Timer(0.5, first.close)
+    ending.start()
+    await_predecessor(factories.settings(database_url=database_url), ["0-transactions"])
+    ending.join()
+
+
+def test_a_process_that_is_frozen_in_a_transaction_gives_up_its_locks(
+    make: Make, database_url: str
+) -> None:
+    """The server ends its session after the limit: a successor need not wait for its thaw."""
+    session = make(database_timeout=timedelta(seconds=0.3))
+    session.claim("0-transactions")
+    calls = 0
+
+    async def freeze(connection: Connection) -> None:
+        nonlocal calls
+        calls += 1
+        async with connection.transaction():
+            await connection.execute("SELECT 1")
+            if calls == 1:  # its loop stands still as well
+                wait_until(
+                    lambda: (
+                        query(
+                            database_url,
+                            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
+                        )
+                        == [(0,)]
+                    ),
+                    what="the end of the session",
+                )
+
+    loop = session._loop  # noqa: SLF001 - its own
+    loop.run(session.run(freeze))
+    assert calls == 2

@@ -1,5 +1,6 @@
 """The source against a broker: where it starts, what it reads, what it commits, how it ends."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from bytewax.inputs import StatefulSourcePartition
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
+from structlog.testing import capture_logs
 
 from operators.errors import DependencyError, SourceError
 from operators.mark import Mark
@@ -20,6 +22,7 @@ from operators.stop import Stop
 from operators.watermark import Unfinished
 from operators.worker import Loop, PerWorker
 from ops.servers import ApacheKafka, KafkaServer
+from settings import Settings
 from telemetry import Progress
 from tests.support import (
     Outgoing,
@@ -68,6 +71,18 @@ def _state(offset: int, **fields: Any) -> State:
     return {**plain, "offset": offset, **fields}
 
 
+class Resumed(ReadBack):
+    """Notes since when the error topic is to be read."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.since: list[tuple[str, int]] = []
+
+    def resume(self, key: str, since: int) -> None:
+        """Note it."""
+        self.since.append((key, since))
+
+
 class Reading:
     """Makes partitions of a source, and has what they share."""
 
@@ -77,6 +92,7 @@ class Reading:
         self.progress = Progress()
         self.unfinished = Unfinished()
         self.claimed: list[str] = []
+        self.resumed: Resumed | None = None
         self._loops = PerWorker(Loop)
 
     def source(self, **variables: str) -> TransactionSource:
@@ -90,10 +106,11 @@ class Reading:
                 **variables,
             )
         )
+        resumed = self.resumed = Resumed(settings)
         return TransactionSource(
             settings,
             loops=self._loops,
-            read_backs=PerWorker(lambda: ReadBack(settings)),
+            read_backs=lambda: resumed,
             claim=self.claimed.append,
             progress=self.progress,
             unfinished=self.unfinished,
@@ -114,6 +131,14 @@ class Reading:
         finally:
             part.close()
 
+    def resumed_since(self, state: State | None = None) -> int:
+        """Build a partition, and see since when it wants the error topic to be read."""
+        with self.partition(state=state):
+            assert self.resumed is not None
+            [(key, since)] = self.resumed.since
+        assert key == partition_key(self.topics.transactions, 0)
+        return since
+
     def send(self, *values: bytes, at: datetime | None = None, partition: int = 0) -> None:
         """Send messages one by one: in one batch the embedded broker would count them as one."""
         milliseconds = 0 if at is None else int(at.timestamp() * 1000)
@@ -121,10 +146,12 @@ class Reading:
             message = Outgoing(value, partition=partition, timestamp=milliseconds)
             produce(self.broker, self.topics.transactions, [message])
 
-    def commit(self, offset: int, partition: int = 0) -> None:
+    def commit(self, offset: int, partition: int = 0, mark: Mark | None = None) -> None:
         """Commit an offset to the group, as another client."""
         consumer = Consumer({**self.broker.client_settings, "group.id": self.topics.group})
         at = TopicPartition(self.topics.transactions, partition, offset)
+        if mark is not None:
+            at = mark.at(at.topic, partition, offset)
         try:
             wait_until(lambda: _commits(consumer, at), what="the group's coordinator")
         finally:
@@ -384,6 +411,21 @@ def test_missing_messages_are_skipped_if_that_is_wanted(
 
 
 @pytest.mark.apache_kafka
+def test_what_is_skipped_is_told(reading: Reading, apache_kafka: ApacheKafka) -> None:
+    """From which offset on, and how many: a warning, for it is a loss."""
+    reading.send(*[b"x"] * 7)
+    _delete_before(apache_kafka, TopicPartition(reading.topics.transactions, 0, 5))
+    with (
+        capture_logs() as lines,
+        reading.partition(state=_state(2), KAFKA_ON_MISSING="skip") as partition,
+    ):
+        partition.read(2)
+    [line] = [line for line in lines if line["event"] == "source.skipped"]
+    told = {"event": "source.skipped", "log_level": "warning"}
+    assert line == {**told, "partition": 0, "offset": 2, "gone": 3}
+
+
+@pytest.mark.apache_kafka
 def test_an_offset_that_was_set_by_hand_goes_before_the_snapshot(
     reading: Reading, apache_kafka: ApacheKafka
 ) -> None:
@@ -409,6 +451,49 @@ def test_an_offset_that_was_set_by_hand_goes_before_the_snapshot(
     )
     with reading.partition(state=state) as partition:
         assert offsets(partition.read(2)) == [1, 2]
+
+
+def test_an_offset_that_was_set_by_hand_is_told(reading: Reading) -> None:
+    """What is read twice or left out by it was somebody's wish: a warning with both offsets."""
+    reading.send(b"a", b"b", b"c")
+    reading.commit(1)
+    with capture_logs() as lines, reading.partition(state=_state(2, keeps_marks=True)):
+        pass
+    [line] = [line for line in lines if line["event"] == "source.moved"]
+    assert line["log_level"] == "warning"
+    assert (line["partition"], line["snapshot"], line["offset"]) == (0, 2, 1)
+
+
+def test_after_a_snapshot_the_error_topic_counts_from_its_time(reading: Reading) -> None:
+    """What was written since is of messages that come again."""
+    reading.send(b"a", b"b")
+    assert reading.resumed_since(_state(1, taken=1_770_000_000_123)) == 1_770_000_000_123
+
+
+def test_after_an_offset_without_a_mark_the_whole_error_topic_counts(reading: Reading) -> None:
+    """It may be far back, set by hand or by another client: with a snapshot or without."""
+    reading.send(b"a", b"b", b"c")
+    reading.commit(1)
+    assert reading.resumed_since() == 0
+    assert reading.resumed_since(_state(2, taken=1_770_000_000_123, keeps_marks=True)) == 0
+
+
+@pytest.mark.apache_kafka
+def test_after_an_offset_with_a_mark_the_error_topic_counts_from_its_time(reading: Reading) -> None:
+    """The recovery directory is lost: the mark says when the position was taken."""
+    reading.send(b"a", b"b")
+    reading.commit(1, mark=Mark("", 1_770_000_000_123))
+    assert reading.resumed_since() == 1_770_000_000_123
+
+
+def test_a_group_that_begins_has_an_offset_at_once(reading: Reading) -> None:
+    """A run that is killed in its first epoch is followed by one that resumes, not begins."""
+    reading.send(b"a", b"b")
+    before = time.time() * 1000
+    since = reading.resumed_since()
+    assert reading.committed() == 0
+    # What a transaction that was given up has left in the first epoch counts.
+    assert before - 1 <= since <= time.time() * 1000 + 1
 
 
 def test_a_broker_that_keeps_no_marks_is_no_operator(reading: Reading) -> None:

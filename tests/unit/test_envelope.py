@@ -60,6 +60,7 @@ def _ours(record: Record) -> dict[str, bytes | None]:
 @example(of=message(value=b"NaN"))
 @example(of=message(value=b"1e999999999999"))
 @example(of=message(value="\u2028".encode()))
+@example(of=message(value='{"merchant":"Café"}'.encode()))  # more bytes than characters
 @example(of=message(headers=[("a", b"1"), ("a", None), ("a", b"\xff")]))
 def test_the_original_message_can_be_read_back(of: Message) -> None:
     """Key, value, headers, position and time, exactly, whatever they are."""
