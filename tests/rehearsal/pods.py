@@ -5,7 +5,9 @@ once: paths of volumes, addresses of other services, and the addresses of the po
 127.0.0.1, 127.0.0.2, … in the hostfile.
 """
 
+import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -82,6 +84,7 @@ class Container(Server):
             for mount in spec.get("volumeMounts", [])
         }
         self._probes = {key: value for key, value in spec.items() if key.endswith("Probe")}
+        self._started, self._failures, self._probed = False, 0, 0.0
         given = self._given(manifests, spec, name)
         self._variables = {key: self._here(value) for key, value in given.items()}
         self._variables |= {key: value for key, value in overrides.items() if key in given}
@@ -103,10 +106,20 @@ class Container(Server):
         return True
 
     def run(self) -> None:
-        """Start it, wait for its end, and see that it went well."""
-        self.start()
-        status = self.wait()
-        assert status == 0, f"{self.name} ended with {status}:\n{self.log_tail()}"
+        """Run it to its end, and see that it went well."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            done = subprocess.run(  # noqa: S603 - of the manifests
+                self.command(),
+                cwd=self.directory,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                timeout=self.stop_limit.total_seconds(),
+                check=False,
+            )
+        assert done.returncode == 0, f"{self.name}: {done.returncode}:\n{self.log_tail()}"
 
     def wait(self) -> int:
         """Wait for its end: its exit code."""
@@ -129,6 +142,29 @@ class Container(Server):
                 return client.get(url).is_success
         except httpx.TransportError:
             return False
+
+    def look_after(self) -> bool:
+        """Start it again if a probe has failed too often, as the kubelet does.
+
+        :returns: Whether that was done. A probe that is not due is not asked.
+
+        """
+        # Liveness counts from when the startup probe has once gone well.
+        kind = "liveness" if self._started else "startup"
+        probe = self._probes[f"{kind}Probe"]
+        if time.monotonic() - self._probed < probe["periodSeconds"]:
+            return False
+        self._probed = time.monotonic()
+        if self.probe(kind):
+            self._started, self._failures = True, 0
+            return False
+        self._failures += 1
+        if self._failures < probe["failureThreshold"]:
+            return False
+        self.kill()
+        self.start()
+        self._started, self._failures = False, 0
+        return True
 
     def process(self) -> int | None:
         """Find the process that the supervisor runs at present."""

@@ -22,7 +22,8 @@ __all__ = ["Rehearsal"]
 PARTITIONS = 4
 SLICE = 40
 EVERY = 0.1
-BACK = timedelta(seconds=120)
+LIVE = "20"  # seconds that pods may take to come together; the default would make a hang long
+BACK = timedelta(seconds=180)  # more than one start anew by the liveness probe takes
 Say = Callable[[str], object]
 
 
@@ -59,7 +60,7 @@ class Rehearsal:
         self._folder, self._broker, self._postgres, self._say = folder, broker, postgres, say
         self._manifests = Manifests(overlay)
         given = self._manifests.one("ConfigMap", "fraud-settings")["data"]
-        given |= settings or {}
+        given |= {"LIVE_TIMEOUT": LIVE} | dict(settings or {})
         run = f"rehearsal_{free_port()}"  # of this run alone, on a server that others use too
         self._topic = f"{given['KAFKA_TOPIC']}-{run}"
         self._url = postgres.url(run)
@@ -144,8 +145,7 @@ class Rehearsal:
         rounds = self._sent // SLICE
 
         def all_work() -> bool:
-            for pod in pods:
-                assert pod.stream.running, f"{pod.name} has ended:\n{pod.stream.log_tail()}"
+            self._look_after(pods)
             self.feed()
             statement = "SELECT source_partition, max(source_offset) FROM transactions GROUP BY 1"
             stored = dict(query(self._url, statement))
@@ -159,7 +159,7 @@ class Rehearsal:
                 for kind in ("startup", "liveness", "readiness")
             )
 
-        wait_until(all_work, BACK, what=what)
+        self._wait(all_work, pods, what)
         self._say(f"{what} ({time.monotonic() - began:.1f} s)")
 
     def feed(self) -> None:
@@ -190,12 +190,25 @@ class Rehearsal:
         """Wait until every message is accounted for."""
 
         def done() -> bool:
-            for pod in pods:
-                assert pod.stream.running, f"{pod.name} has ended:\n{pod.stream.log_tail()}"
+            self._look_after(pods)
             return self.audit()[0] == 0
 
-        wait_until(done, BACK, what="a clean audit")
+        self._wait(done, pods, "a clean audit")
         self._say(f"all of {self._sent:,} messages are accounted for")
+
+    def _look_after(self, pods: list[Pod]) -> None:
+        """Do the kubelet's part: processes that do not come together hang until they are ended."""
+        for pod in pods:
+            assert pod.stream.running, f"{pod.name} has ended:\n{pod.stream.log_tail()}"
+            if pod.stream.look_after():
+                self._say(f"{pod.name} was started again: its probe failed")
+
+    def _wait(self, condition: Callable[[], bool], pods: list[Pod], what: str) -> None:
+        try:
+            wait_until(condition, BACK, what=what)
+        except TimeoutError as error:
+            logs = [f"{pod.name}:\n{pod.stream.log_tail()}" for pod in pods]
+            raise TimeoutError("\n".join([str(error), *logs])) from None
 
     def audit(self) -> tuple[int, str]:
         """Run `python -m ops audit`: its exit code, and what it printed."""
