@@ -94,7 +94,11 @@ def build(
     )
     rows = PerWorker(
         lambda: PostgresWriter(
-            sessions(), loop=loops(), dead_letters=dead_letters(), progress=progress
+            sessions(),
+            loop=loops(),
+            dead_letters=dead_letters(),
+            read_back=read_backs(),
+            progress=progress,
         )
     )
 

@@ -27,7 +27,7 @@ from operators.errors import DependencyError
 from operators.fenced_producer import FencedProducer, Letter
 from operators.letter_lane import LetterLane, not_written, stopped
 from operators.read_back import ReadBack
-from operators.records import Failure
+from operators.records import Failure, Message
 from operators.stop import Stop
 from operators.worker import Loop
 from settings import Settings
@@ -93,6 +93,7 @@ class DeadLetterWriter:
         self._loop, self._read_back = loop, read_back
         self._progress, self._stop = progress, stop
         self._lanes: dict[str, LetterLane] = {}
+        self._restored: set[tuple[int, int]] = set()
 
     def open(self, partition_key: str) -> None:
         """Fence all who wrote for a partition before, when it is taken over; nothing later.
@@ -157,10 +158,22 @@ class DeadLetterWriter:
     def _take(self, failures: Iterable[Failure]) -> None:
         self._raise_error()
         for failure in failures:
-            if not self._read_back.has(failure.message):
+            if not self._is_elsewhere(failure.message):
                 key = failure.message.partition_key
                 self.open(key)  # a stream on another source has not done so
                 self._lanes[key].put(Letter(failure))
+
+    def _is_elsewhere(self, message: Message) -> bool:
+        """Whether another copy of the message is in the topic already, or is on its way there."""
+        if self._read_back.has(message) or self._read_back.reads_again(message):
+            return True
+        if message.restored:
+            # Two lanes may have held it, when the number of workers has changed.
+            position = (message.partition, message.offset)
+            if position in self._restored:
+                return True
+            self._restored.add(position)
+        return False
 
     def _wait(self, concerns: Callable[[LetterLane], bool]) -> None:
         warned = time.monotonic()

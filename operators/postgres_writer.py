@@ -15,6 +15,7 @@ import psycopg
 
 from operators import statements
 from operators.dead_letters import DeadLetterWriter
+from operators.read_back import ReadBack
 from operators.records import Failure, Scored
 from operators.session import Connection, Session, describe
 from operators.worker import Loop
@@ -35,6 +36,8 @@ class PostgresWriter:
 
     :arg dead_letters: For rows that are refused.
 
+    :arg read_back: Knows which restored rows are read again.
+
     :arg progress: Told of what is committed.
 
     """
@@ -45,10 +48,12 @@ class PostgresWriter:
         *,
         loop: Loop,
         dead_letters: DeadLetterWriter,
+        read_back: ReadBack,
         progress: Progress,
     ) -> None:
         self._session, self._loop = session, loop
         self._dead_letters, self._progress = dead_letters, progress
+        self._read_back = read_back
         self._waiting: list[Scored] = []
         self._task: asyncio.Task[None] | None = None
         self._users = 0
@@ -78,7 +83,7 @@ class PostgresWriter:
         :raises StoreError: Earlier rows could not be written.
 
         """
-        self._waiting.extend(rows)
+        self._waiting.extend(row for row in rows if not self._read_back.reads_again(row.message))
         self._advance()
         while len(self._waiting) > WAITING_ROWS:
             self._wait()

@@ -6,6 +6,11 @@ taken: from that time on the topic is read, once, before the first failure is wr
 worker holds the locks of its partitions (see `operators.session`) and has fenced their earlier
 producers (see `operators.fenced_producer`), so that nobody else writes.
 
+One message can be under way twice in one run: the state of the scoring step restores it, and its
+partition reads it again, for the state may be stale (see `operators.score`), or somebody has set
+the group's offset back. What the topic holds does not tell them apart. The partition's copy counts,
+and the sinks leave the restored one out.
+
 Only what is committed counts, and a transaction that somebody left open hides what was committed
 behind it, until it is aborted. So the end is where the topic ends without regard to transactions.
 """
@@ -41,6 +46,7 @@ class ReadBack:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._resumed: set[str] = set()
+        self._begins: dict[str, int] = {}
         self._since: int | None = None
         self._known: set[tuple[int, int]] | None = None
         self._earlier: set[tuple[int, int]] = set()
@@ -57,6 +63,27 @@ class ReadBack:
         """
         self._resumed.add(key)
         self.again(since)
+
+    def begin(self, key: str, offset: int) -> None:
+        """Note where a partition begins to read.
+
+        :arg key: Of the source partition.
+
+        :arg offset: The first that is read.
+
+        """
+        self._begins[key] = offset
+
+    def reads_again(self, message: Message) -> bool:
+        """Whether a message was restored, and its partition reads it again.
+
+        :arg message: On the worker of its partition.
+
+        """
+        if not message.restored:
+            return False
+        begin = self._begins.get(message.partition_key)
+        return begin is not None and message.offset >= begin
 
     def again(self, since: int) -> None:
         """Let the topic be read again, which has to be done before the next look.

@@ -51,6 +51,8 @@ class Message(NamedTuple):
     offset: int
     timestamp: int
     """Milliseconds since 1970 in UTC, from the producer or the broker; -1 if there is none."""
+    restored: bool = False
+    """Whether it comes from a snapshot of work in hand, not from Kafka."""
 
     @property
     def partition_key(self) -> str:

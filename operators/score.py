@@ -107,7 +107,7 @@ class _Lane(StatefulBatchLogic[Received, Outcome, dict[str, Any]]):
                 self._outcomes.append(decoded)
 
     def _restored(self, state: dict[str, Any], read_back: ReadBack | None) -> list[Message]:
-        messages = [Message(*fields) for fields in state["messages"]]
+        messages = [Message(*fields)._replace(restored=True) for fields in state["messages"]]
         if not messages or read_back is None:
             return messages
         for partition in {message.partition_key for message in messages}:

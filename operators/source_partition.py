@@ -134,7 +134,7 @@ class Partition(StatefulSourcePartition[Message, State]):
         )
         shared.claim(self._key)
         self._offset = self._start(settings, resume_state)
-        self._consumer.assign([TopicPartition(self._at.topic, partition, self._offset)])
+        self._assign()
         shared.progress.assign(partition)
         log.info("source.start", partition=partition, offset=self._offset)
 
@@ -223,6 +223,10 @@ class Partition(StatefulSourcePartition[Message, State]):
             self._shared.read_back.resume(self._key, mark.taken if mark else 0)
             return int(committed.offset)
         return self._begin(settings)
+
+    def _assign(self) -> None:
+        self._shared.read_back.begin(self._key, self._offset)
+        self._consumer.assign([TopicPartition(self._at.topic, self._at.partition, self._offset)])
 
     def _begin(self, settings: Settings) -> int:
         """Begin a group's work, and say so: a run that ends before its first epoch has a mark."""
@@ -330,7 +334,7 @@ class Partition(StatefulSourcePartition[Message, State]):
         log.warning("source.skipped", partition=self._at.partition, offset=self._offset, gone=gone)
         self._shared.progress.count("skipped", gone, partition=self._at.partition)
         self._offset = low
-        self._consumer.assign([TopicPartition(self._at.topic, self._at.partition, low)])
+        self._assign()
 
     def _stopped(self, msg: str) -> SourceError:
         # In a cluster the traceback of a worker does not reach the terminal.

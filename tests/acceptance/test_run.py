@@ -1,15 +1,18 @@
 """`python -m bytewax.run dataflow` as it is run in production: killed, stopped, started again."""
 
 import json
+import pickle
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM, Signals
+from typing import Any
 
 import pytest
 from confluent_kafka import Message
 
+from operators.routing import lane_of
 from ops.sample import DUPLICATE, STORED, Sample, transactions
 from ops.servers import KafkaServer, ModelApi
 from tests.support import (
@@ -21,6 +24,7 @@ from tests.support import (
     cluster,
     committed,
     environment,
+    leave_state,
     make_recovery,
     produce,
     query,
@@ -192,6 +196,27 @@ def test_a_kill_loses_nothing(feed: Feed, recovery: list[str]) -> None:
         feed.wait_until_done()
         stop(flow)
     feed.expect_all()
+
+
+def test_what_a_stale_state_and_the_topic_both_hold_ends_in_one_place(
+    feed: Feed, recovery: list[str]
+) -> None:
+    """A killed run can leave work in hand in an epoch that did not count; it is read again too."""
+    with feed.flow(*recovery) as flow:
+        flow.wait_for("source.start")
+        stop(flow)
+    feed.send(500)
+    held: list[Any] = [
+        (sent.key(), sent.value(), [], sent.topic(), sent.partition(), sent.offset(), -1)
+        for sent in feed.sent
+    ]
+    lane = lane_of(2, 3)  # of a worker that is not there any more
+    state = {"version": 1, "lane": lane, "taken": 0, "messages": held}
+    leave_state(next(Path(recovery[1]).glob("part-*.sqlite3")), lane, 1, pickle.dumps(state))
+    with feed.flow(*recovery) as flow:
+        feed.wait_until_done()
+        stop(flow)
+    assert max(feed.expect_all().failed.values()) == 1
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])

@@ -62,16 +62,18 @@ class Writing:
     def another(self, **variables: str) -> PostgresWriter:
         """Make a writer; the block's end closes it."""
         settings, loop = self.settings(**variables), Loop()
+        self.read_back = ReadBack(settings)
         writer = PostgresWriter(
             Session(settings, loop=loop, stop=self.stop),
             loop=loop,
             dead_letters=DeadLetterWriter(
                 settings,
                 loop=loop,
-                read_back=ReadBack(settings),
+                read_back=self.read_back,
                 progress=self.progress,
                 stop=self.stop,
             ),
+            read_back=self.read_back,
             progress=self.progress,
         )
         writer.open(f"{next(self.numbers)}-{self.topics.transactions}")
@@ -216,6 +218,14 @@ def test_a_redelivered_message_changes_nothing(writing: Writing) -> None:
     assert writing.duplicates() == []
     assert writing.dead_letters() == []
     assert writing.progress.totals()["stored"] == 3
+
+
+def test_a_restored_message_is_left_to_the_partition_that_reads_it_again(writing: Writing) -> None:
+    """So it is stored or fails, and not both, whatever the model says the second time."""
+    writing.read_back.begin(f"1-{writing.topics.transactions}", 2)
+    rows = [row._replace(message=row.message._replace(restored=True)) for row in writing.rows(4)]
+    writing.store(*rows, writing.row(3))
+    assert writing.stored() == [0, 1, 3]
 
 
 def test_a_repeated_message_leaves_its_position(writing: Writing) -> None:

@@ -45,19 +45,32 @@ class Writing:
             )
         )
 
-    def failure(self, offset: int, *, partition: int = 0, topic: str | None = None) -> Failure:
+    def failure(
+        self, offset: int, *, partition: int = 0, topic: str | None = None, restored: bool = False
+    ) -> Failure:
         """Make a failure of a message."""
         of = factories.message(
-            topic=topic or self.topics.transactions, partition=partition, offset=offset
+            topic=topic or self.topics.transactions,
+            partition=partition,
+            offset=offset,
+            restored=restored,
         )
         return factories.failure(of=of)
 
-    def run(self, *failures: Failure, resumed: int | tuple[int, ...] | None = 0) -> None:
+    def run(
+        self,
+        *failures: Failure,
+        resumed: int | tuple[int, ...] | None = 0,
+        begins: int | None = None,
+    ) -> None:
         """Write failures as a process that was started anew; resumed says since when.
 
-        One time, or one for each partition from 0 on.
+        One time, or one for each partition from 0 on. Where partition 0 begins to read is known
+        only to a run that has read positions.
         """
         read_back = ReadBack(self.settings)
+        if begins is not None:
+            read_back.begin(f"0-{self.topics.transactions}", begins)
         for number, since in enumerate((resumed,) if isinstance(resumed, int) else resumed or ()):
             read_back.resume(f"{number}-{self.topics.transactions}", since)
         writer = DeadLetterWriter(
@@ -149,6 +162,22 @@ def test_only_what_is_newer_than_the_position_is_read(writing: Writing) -> None:
     far_ahead = 4_000_000_000_000
     writing.run(writing.failure(1), resumed=far_ahead)
     assert len(writing.records()) == 2
+
+
+def test_a_restored_message_is_left_to_the_partition_that_reads_it_again(writing: Writing) -> None:
+    """Whichever comes first, and those that the partition does not read are written."""
+    copies = [writing.failure(number, restored=True) for number in (1, 2, 3)]
+    writing.run(*copies, writing.failure(2), writing.failure(3), copies[2], begins=2)
+    topic = writing.topics.transactions
+    assert writing.records() == [f"{topic}-0-1", f"{topic}-0-2", f"{topic}-0-3"]
+
+
+def test_a_message_that_two_lanes_restore_is_written_once(writing: Writing) -> None:
+    """A lane of another number of workers may have held it as well, in an older state."""
+    copies = [writing.failure(number, restored=True) for number in (1, 2, 1)]
+    writing.run(*copies, writing.failure(1, partition=1, restored=True), begins=9)
+    topic = writing.topics.transactions
+    assert writing.records() == [f"{topic}-0-1", f"{topic}-0-2", f"{topic}-1-1"]
 
 
 def test_a_restored_message_that_has_failed_already_is_not_scored_again(

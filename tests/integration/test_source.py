@@ -24,6 +24,7 @@ from operators.worker import Loop, PerWorker
 from ops.servers import ApacheKafka, KafkaServer
 from settings import Settings
 from telemetry import Progress
+from tests.factories import message
 from tests.support import (
     Outgoing,
     Topics,
@@ -130,6 +131,12 @@ class Reading:
             yield Partition(part)
         finally:
             part.close()
+
+    def reads_again(self, offset: int) -> bool:
+        """Whether the sinks leave out a message of partition 0 that was restored."""
+        assert self.resumed is not None
+        restored = message(topic=self.topics.transactions, offset=offset, restored=True)
+        return self.resumed.reads_again(restored)
 
     def resumed_since(self, state: State | None = None) -> int:
         """Build a partition, and see since when it wants the error topic to be read."""
@@ -406,6 +413,7 @@ def test_missing_messages_are_skipped_if_that_is_wanted(
     reading.send(*[b"x"] * 7)
     _delete_before(apache_kafka, TopicPartition(reading.topics.transactions, 0, 5))
     with reading.partition(state=_state(2), KAFKA_ON_MISSING="skip") as partition:
+        assert [reading.reads_again(offset) for offset in (1, 2, 4)] == [False, True, True]
         assert offsets(partition.read(2)) == [5, 6]
     assert reading.progress.totals()["skipped"] == 3
 
