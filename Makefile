@@ -9,6 +9,9 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& echo $$python && break; done)
 
+# Processes that share the tests; each has servers of its own.
+JOBS ?= 2
+
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-page test-kafka test-contracts chaos bench bench-scoring k8s-rehearsal \
 	secrets lint check-manifests check-monitoring test-monitoring format lock clean
@@ -28,7 +31,8 @@ demo: $(INSTALLED) ## Run the whole job on 20,000 transactions, on servers of it
 	$(BIN)/python -m ops demo $(if $(FAULT),--fault $(FAULT))
 
 test: $(INSTALLED) ## Run all tests that need nothing but Python
-	$(BIN)/python -m pytest -m 'not apache_kafka and not flyway and not contracts and not chaos and not browser and not prometheus' $(ARGS)
+	$(BIN)/python -m pytest -m 'not apache_kafka and not flyway and not contracts and not chaos and not browser and not prometheus' \
+		--numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 test-kafka: $(INSTALLED) ## Run the integration tests against Apache Kafka, and Flyway (Java 17, Maven)
 	$(BIN)/python -m pytest --kafka=apache -m 'not chaos' tests/integration tests/acceptance tests/chaos $(ARGS)

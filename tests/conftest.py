@@ -1,11 +1,15 @@
 """Servers for all tests: started when first asked for, once a run, ended with it.
 
+Once in each process of a run that is shared among several, which may hand a module's tests to more
+than one of them, in pieces: so fixtures of servers belong to the session, never to a module.
+
 A test that kills, stops or pauses one may leave it so: the fixtures that a test asks for bring
 it back. What the embedded broker held is lost by that, databases are not.
 """
 
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse to run without what was asked for: skipped tests would look like passed ones."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Processes of a run in several, and one in the background, are started so, and what tests
+        # start would be deaf to it too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--kafka") == "apache" and (reason := ApacheKafka.missing()):
         raise pytest.UsageError(reason)
 

@@ -387,7 +387,7 @@ FROM transactions WHERE source_offset % 10 = 0 ORDER BY created_at;
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def big_url(_postgres: Postgres, _template: str) -> str:
     """URL of a database with a month of rows; tests only read it."""
     _postgres.recover()

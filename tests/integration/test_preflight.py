@@ -51,7 +51,7 @@ class Start:
         return [finding.detail for finding in self.examine() if not finding.ok]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def guarded(servers_folder: Path) -> Iterator[ModelApi]:
     """A model that wants a token."""
     with ModelApi(servers_folder / "guarded", options=["--token", TOKEN]) as server:
@@ -71,7 +71,7 @@ def start(
     postgres: Postgres = request.getfixturevalue("postgres")
     model_api: ModelApi = request.getfixturevalue("model_api")
     variables = environment(
-        broker, topics, database_url=database_url, model_url=guarded.url, START_TIMEOUT="1"
+        broker, topics, database_url=database_url, model_url=guarded.url, START_TIMEOUT="3"
     )
     variables["ML_API_TOKEN"] = TOKEN
     made = Start(variables, model_api, postgres, broker, tmp_path)

@@ -28,7 +28,7 @@ DATABASE = "fraud"
 TABLES = {"transactions", "predictions", "duplicates"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(servers_folder: Path) -> Iterator[Postgres]:
     """PostgreSQL of these tests alone: roles belong to a whole server."""
     with Postgres(servers_folder / "postgres-of-roles", durable=False) as server:
@@ -36,7 +36,7 @@ def server(servers_folder: Path) -> Iterator[Postgres]:
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def urls(server: Postgres, servers_folder: Path) -> Mapping[str, str]:
     """URLs by role; the script was run, and the owner's migrations."""
     folder = servers_folder / "secrets-of-roles"

@@ -43,6 +43,7 @@ MESSAGES = st.builds(
     partition=st.integers(0, 10_000),
     offset=st.integers(0, 2**63 - 1),
     timestamp=st.integers(-1, 2**63 - 1),
+    restored=st.just(value=False),  # the stream's own, and nothing that a record has to tell
 )
 
 
