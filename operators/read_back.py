@@ -12,7 +12,8 @@ the group's offset back. What the topic holds does not tell them apart. The part
 and the sinks leave the restored one out.
 
 Only what is committed counts, and a transaction that somebody left open hides what was committed
-behind it, until it is aborted. So the end is where the topic ends without regard to transactions.
+behind it, until it is aborted. So where to begin and where to end is asked for without regard to
+transactions.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ import time
 from datetime import timedelta
 from typing import Any, Final
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from operators import topics
@@ -148,11 +149,11 @@ class ReadBack:
         return known
 
     def _read_to_the_end(self, consumer: Consumer) -> set[tuple[int, int]]:
-        reading = self._starts(consumer)
-        topic, numbers = self._settings.kafka_error_topic, [at.partition for at in reading]
-        ends = topics.ends(self._settings, topic, numbers, timeout=CALL_TIMEOUT)
-        consumer.assign(reading)
-        running = set(numbers)
+        topic = self._settings.kafka_error_topic
+        since = max(0, (self._since or 0) - round(SLACK.total_seconds() * 1000))
+        spans = topics.spans(self._settings, topic, since, timeout=CALL_TIMEOUT)
+        consumer.assign([TopicPartition(topic, at, start) for at, (start, _) in spans.items()])
+        running = set(spans)
         known: set[tuple[int, int]] = set()
         limit = time.monotonic() + LIMIT
         while running:
@@ -163,23 +164,14 @@ class ReadBack:
                     limit = time.monotonic() + LIMIT
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
                     number = record.partition() or 0
-                    if (record.offset() or 0) >= ends[number]:
+                    _, end = spans[number]
+                    if (record.offset() or 0) >= end:
                         running.discard(number)
                 elif not error.retriable():
                     raise KafkaException(error)
             if time.monotonic() > limit:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
         return known
-
-    def _starts(self, consumer: Consumer) -> list[TopicPartition]:
-        topic = self._settings.kafka_error_topic
-        found = consumer.list_topics(topic, timeout=CALL_TIMEOUT).topics[topic].partitions
-        since = max(0, (self._since or 0) - round(SLACK.total_seconds() * 1000))
-        if since == 0:
-            return [TopicPartition(topic, number, OFFSET_BEGINNING) for number in found]
-        wanted = [TopicPartition(topic, number, since) for number in found]
-        # A partition without anything so new is at its end, and says so.
-        return consumer.offsets_for_times(wanted, timeout=CALL_TIMEOUT)
 
     def _positions(self, record: KafkaMessage) -> list[tuple[int, int]]:
         headers: Any = dict(record.headers() or [])

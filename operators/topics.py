@@ -1,10 +1,12 @@
 """Kafka's clients and topics, as the steps need them."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -18,7 +20,7 @@ from operators.records import partition_key
 from settings import Settings
 from telemetry import log
 
-__all__ = ["check", "client", "ends", "partition_keys", "topic_id"]
+__all__ = ["check", "client", "ends", "partition_keys", "spans", "topic_id"]
 
 
 def client(settings: Settings, properties: dict[str, Any]) -> dict[str, Any]:
@@ -106,18 +108,58 @@ def ends(
     :raises KafkaException: There is no answer.
 
     """
+    with _uncommitted(settings) as consumer:
+        return {number: _end(consumer, topic, number, timeout) for number in partitions}
+
+
+def spans(
+    settings: Settings, topic: str, since: int, *, timeout: float
+) -> dict[int, tuple[int, int]]:
+    """Ask where what is newer than a time begins and ends, whatever transactions are open there.
+
+    A consumer that reads what is committed is told nothing of a record whose transaction has been
+    committed just now: the broker writes the mark that ends it a little later.
+
+    :arg settings: Brokers.
+
+    :arg topic: Its name.
+
+    :arg since: The time, in milliseconds since 1970; 0 for all that there is.
+
+    :arg timeout: Of each question, in seconds.
+
+    :returns: First offset, and the one behind the last, by partition.
+
+    :raises KafkaException: There is no answer.
+
+    """
+    with _uncommitted(settings) as consumer:
+        numbers = list(consumer.list_topics(topic, timeout=timeout).topics[topic].partitions)
+        ends = {number: _end(consumer, topic, number, timeout) for number in numbers}
+        if since == 0:
+            return {number: (OFFSET_BEGINNING, end) for number, end in ends.items()}
+        wanted = [TopicPartition(topic, number, since) for number in numbers]
+        found = consumer.offsets_for_times(wanted, timeout=timeout)
+        # What comes after the ends were asked for is newer than them: nothing falls in between.
+        starts = {at.partition: at.offset for at in found if at.offset >= 0}
+        return {number: (starts.get(number, end), end) for number, end in ends.items()}
+
+
+@contextmanager
+def _uncommitted(settings: Settings) -> Iterator[Consumer]:
     group = settings.kafka_consumer_group  # not used: nothing commits
-    own = {"group.id": group, "isolation.level": "read_uncommitted"}
-    consumer = Consumer(client(settings, own))
+    consumer = Consumer(
+        client(settings, {"group.id": group, "isolation.level": "read_uncommitted"})
+    )
     try:
-        return {
-            number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=timeout)[
-                1
-            ]
-            for number in partitions
-        }
+        yield consumer
     finally:
         consumer.close()
+
+
+def _end(consumer: Consumer, topic: str, number: int, timeout: float) -> int:
+    _, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=timeout)
+    return end
 
 
 def _partitions(settings: Settings, topic: str) -> list[int]:

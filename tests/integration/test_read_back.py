@@ -1,21 +1,27 @@
 """What the error topic holds already is not written again."""
 
+import asyncio
 import pickle
 import time
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from threading import Timer
 
 import pytest
 from bytewax.testing import TestingSink, TestingSource
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
+import operators.dead_letters
 from dataflow import build
 from operators.dead_letters import DeadLetterWriter
+from operators.envelope import seal
+from operators.fenced_producer import FencedProducer, Letter
 from operators.read_back import ReadBack
 from operators.records import Failure, Scored
 from operators.routing import lane_of
 from operators.stop import Stop
+from operators.topics import spans
 from operators.worker import Loop
 from ops.servers import ApacheKafka, KafkaServer, ModelApi
 from telemetry import Progress
@@ -137,6 +143,24 @@ def test_what_an_open_transaction_hides_is_waited_for(
 
 
 @pytest.mark.apache_kafka
+def test_a_look_begins_before_what_is_not_yet_marked_as_committed(
+    writing: Writing, apache_kafka: ApacheKafka
+) -> None:
+    """The broker does that after a commit; by time, nobody else is told of such a record."""
+    other = Producer({**apache_kafka.client_settings, "transactional.id": writing.topics.group})
+    other.init_transactions(10)
+    other.begin_transaction()
+    before = round(time.time() * 1000)
+    other.produce(writing.topics.failed, b"{}", partition=1)
+    assert other.flush(10) == 0
+    found = spans(writing.settings, writing.topics.failed, before - 1_000, timeout=10)
+    assert found == {0: (0, 0), 1: (0, 1), 2: (0, 0), 3: (0, 0)}
+    late = spans(writing.settings, writing.topics.failed, before + 600_000, timeout=10)
+    assert late[1] == (1, 1)
+    other.abort_transaction(10)
+
+
+@pytest.mark.apache_kafka
 def test_clocks_may_differ(writing: Writing) -> None:
     """A record counts that the broker dates before the position, by less than five minutes."""
     writing.run(writing.failure(1), resumed=None)
@@ -162,6 +186,51 @@ def test_only_what_is_newer_than_the_position_is_read(writing: Writing) -> None:
     far_ahead = 4_000_000_000_000
     writing.run(writing.failure(1), resumed=far_ahead)
     assert len(writing.records()) == 2
+
+
+class Unsure(FencedProducer):
+    """Its first commit goes well, and is told to have failed."""
+
+    told = False
+
+    async def send(self, letters: Iterable[Letter], *, alone: bool = False) -> None:
+        """Write, and say otherwise."""
+        await super().send(letters, alone=alone)
+        if not self.told:
+            self.told = True
+            error = KafkaError(KafkaError._TIMED_OUT, "gone", txn_requires_abort=True)  # noqa: SLF001 - librdkafka's own begin so
+            raise KafkaException(error)
+
+    async def abort(self) -> None:
+        """Leave what is committed."""
+
+
+def test_what_a_failed_transaction_has_committed_is_not_written_again(
+    writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every broker hides what was aborted, and an answer may be lost."""
+    monkeypatch.setattr(operators.dead_letters, "FencedProducer", Unsure)
+    writing.run(writing.failure(1), writing.failure(2))
+    topic = writing.topics.transactions
+    assert writing.records() == [f"{topic}-0-1", f"{topic}-0-2"]
+
+
+@pytest.mark.apache_kafka
+def test_what_was_known_stays_known_when_the_topic_is_read_once_more(writing: Writing) -> None:
+    """The second look begins later than the first."""
+    hour_ago = round(time.time() * 1000) - 3_600_000
+    key, value, headers = seal(writing.failure(1))
+    producer = Producer(writing.broker.client_settings)
+    producer.produce(writing.topics.failed, value, key, headers=list(headers), timestamp=hour_ago)
+    assert producer.flush(10) == 0
+    read_back, message = ReadBack(writing.settings), writing.failure(1).message
+    read_back.resume(message.partition_key, 0)
+    asyncio.run(read_back.read())
+    assert read_back.has(message)
+    read_back.again(round(time.time() * 1000))
+    assert not read_back.has(message)
+    asyncio.run(read_back.read())
+    assert read_back.has(message)
 
 
 def test_a_restored_message_is_left_to_the_partition_that_reads_it_again(writing: Writing) -> None:
