@@ -12,8 +12,9 @@ loop meanwhile, so that everything else in flight goes on.
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from weakref import finalize
 
 from operators.pacing import Pace
@@ -22,6 +23,7 @@ from telemetry import beat
 __all__ = ["Loop", "PerWorker"]
 
 X = TypeVar("X")
+IDLE_PUMP: Final = 0.05  # seconds between looks at connections while no work is going on
 
 
 class PerWorker(Generic[X]):
@@ -54,6 +56,7 @@ class Loop:
         self.pace = Pace()
         """Of the worker's epochs."""
         self._tasks = 0
+        self._pumped = 0.0
         self._resting = False
         finalize(self, self._loop.close)
 
@@ -70,8 +73,16 @@ class Loop:
         return task
 
     def pump(self) -> None:
-        """Run what is ready, without waiting: 10 to 20 µs when nothing is."""
+        """Run what is ready, without waiting: 10 to 20 µs when nothing is.
+
+        While no work is going on there are only connections to look at, which may have been closed;
+        that is done now and then.
+        """
         beat()
+        now = time.monotonic()
+        if not self._tasks and now - self._pumped < IDLE_PUMP:
+            return
+        self._pumped = now
         self._loop.call_soon(self._loop.stop)
         self._loop.run_forever()
 

@@ -61,6 +61,13 @@ class Partition:
         end = datetime.now(UTC) + timedelta(seconds=0.5)
         wait_until(lambda: self.part.next_batch() or datetime.now(UTC) > end)
 
+    def read_nothing_once(self) -> timedelta:
+        """Look once: in how long it wants to be asked again."""
+        assert self.part.next_batch() == []
+        awake = self.part.next_awake()
+        assert awake is not None
+        return awake - datetime.now(UTC)
+
     def end_epoch(self) -> State:
         """Take the snapshot, as at the end of an epoch."""
         return self.part.snapshot()
@@ -183,6 +190,15 @@ def reading(broker: KafkaServer, topics: Topics) -> Reading:
 def offsets(messages: list[Message]) -> list[int]:
     """Take out the offsets."""
     return [message.offset for message in messages]
+
+
+def test_a_partition_that_is_quiet_is_looked_at_less_often(reading: Reading) -> None:
+    """And as often as before once there was a message."""
+    with reading.partition() as partition:
+        wait_until(lambda: partition.read_nothing_once() > timedelta(milliseconds=30))
+        reading.send(b"{}")
+        partition.read(1)
+        assert partition.read_nothing_once() <= timedelta(milliseconds=10)
 
 
 def test_every_partition_of_the_topic_is_an_input_partition(reading: Reading) -> None:
