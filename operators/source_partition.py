@@ -21,7 +21,7 @@ from operators.worker import Loop
 from settings import Settings
 from telemetry import Progress, log, metrics
 
-__all__ = ["Partition", "Shared", "State"]
+__all__ = ["NOT_YET", "Partition", "Shared", "State"]
 
 State = dict[str, Any]
 """The position: version of this form, the offset to read next, when it was taken (milliseconds

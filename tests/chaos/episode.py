@@ -16,6 +16,7 @@ from typing import Final
 from confluent_kafka import KafkaException
 from psycopg import Error as DatabaseError
 
+from operators.source_partition import NOT_YET
 from ops.migrate import migrate
 from ops.servers import ServerError, wait_until
 from tests.chaos.ledger import Findings, Replays, examine, replays
@@ -206,10 +207,13 @@ class _Episode:
 
         def done() -> bool:
             time.sleep(0.2)
-            return all(
-                committed(self._world.kafka, self._topics).get(partition, 0) >= end
-                for partition, end in ends.items()
-            )
+            try:
+                offsets = committed(self._world.kafka, self._topics)
+            except KafkaException as error:
+                if error.args[0].code() not in NOT_YET:
+                    raise
+                return False  # a broker that is back may still have to find its coordinator
+            return all(offsets.get(partition, 0) >= end for partition, end in ends.items())
 
         wait_until(done, _SETTLE, what=f"commits up to {dict(ends)}")
 
