@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,8 @@ _TICK: Final = 0.02
 _PAUSES: Final = (0.1, 0.5, 1.0, 2.0)
 """Seconds before a start, by how many runs in a row were over soon."""
 _SOON: Final = 5.0
+_STARTED: Final = '"event": "start"'
+"""From here on it ends in good order on SIGTERM."""
 _TOGETHER: Final = timedelta(seconds=15)
 """Within which the other processes of a cluster have to end after one has."""
 _PATIENCE: Final = timedelta(seconds=30)
@@ -147,16 +149,21 @@ class Supervisor:
             self._may_start = True
 
     def finish(self) -> Ended | None:
-        """End it in good order.
+        """End it in good order, once it runs: after the last strike it may be about to start.
 
         :returns: How it went; None if it was not running.
 
         """
+        with suppress(TimeoutError):
+            wait_until(self._has_started, _PATIENCE)
         self._retired.set()
         before = len(self._ends)
         self.signal(SIGTERM)
         self._thread.join(_PATIENCE.total_seconds())
         return self._ends[-1] if len(self._ends) > before else None
+
+    def _has_started(self) -> bool:
+        return self.running and all(_STARTED in flow.output() for flow in self._flows)
 
     def __enter__(self) -> Self:
         """Start it."""
