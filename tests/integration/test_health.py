@@ -9,15 +9,27 @@ from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from ops.sample import transactions
 from ops.servers import KafkaServer, ModelApi, free_port
+from tests.monitoring.queries import expressions, named
 from tests.support import Flow, Topics, environment, produce, wait_until
 
 MESSAGES = 300
 
 
 OPEN = ("open", "half-open")
+DEAD_LETTERS = "fraud_dead_letters_total"
+REASONS = {"connection", "08", "25", "40", "53", "55", "57"}
+POSSIBLE = {
+    ("decode", "poison"),
+    ("validate", "poison"),
+    ("score", "rejected"),
+    ("score", "exhausted"),
+    ("persist", "rejected"),
+    ("persist", "conflict"),
+}
 
 
 class Probe:
@@ -45,13 +57,24 @@ class Probe:
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of the samples that have these labels."""
-        text = self._client.get("/metrics").text
         return sum(
             sample.value
+            for sample in self._samples(name)
+            if labels.items() <= sample.labels.items()
+        )
+
+    def labels(self, name: str, *, value: float) -> list[dict[str, str]]:
+        """Of the samples that have this value."""
+        return [sample.labels for sample in self._samples(name) if sample.value == value]
+
+    def _samples(self, name: str) -> list[Sample]:
+        text = self._client.get("/metrics").text
+        return [
+            sample
             for family in text_string_to_metric_families(text)
             for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
+            if sample.name == name
+        ]
 
 
 def _values(count: int = MESSAGES, *, seed: int = 5) -> list[bytes]:
@@ -71,7 +94,7 @@ def test_a_stream_that_works_says_so(
         wait_until(probe.is_ready, timedelta(seconds=20))
         produce(broker, topics.transactions, [*_values(), b"{oops"])
         wait_until(lambda: probe.metric("fraud_messages_stored_total") == MESSAGES)
-        wait_until(lambda: probe.metric("fraud_dead_letters_total", code="not_json") == 1)
+        wait_until(lambda: probe.metric("fraud_dead_letter_codes_total", code="not_json") == 1)
 
         status, content = probe.health("ready")
         assert (status, content["status"]) == (200, "ok")
@@ -79,6 +102,7 @@ def test_a_stream_that_works_says_so(
         assert probe.health("live") == (200, {"status": "ok"})
         assert probe.metric("fraud_messages_read_total") == MESSAGES + 1
         assert probe.metric("fraud_arrival_to_commit_seconds_count") == MESSAGES
+        assert probe.metric(DEAD_LETTERS, stage="decode", disposition="poison") == 1
         assert probe.metric("fraud_database_write_rows_sum") == MESSAGES
         assert probe.metric("fraud_model_request_transactions_sum") == MESSAGES
         asked = probe.metric("fraud_model_requests_total", outcome="answered")
@@ -90,6 +114,33 @@ def test_a_stream_that_works_says_so(
             lambda: probe.metric("fraud_epoch_duration_seconds_count") >= 4, timedelta(seconds=25)
         )
         wait_until(lambda: probe.metric("fraud_commit_timestamp_seconds") > 4 * (time.time() - 60))
+
+
+def test_what_counts_failures_is_there_before_the_first(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """Each counter that an alert or a panel asks for is 0, or a rate would miss the first.
+
+    A code of an error is not known before.
+    """
+    port = free_port()
+    variables = environment(
+        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port)
+    )
+    probe = Probe(port)
+    asked = {name for each in expressions() for name in named(each) if name.endswith("_total")}
+    asked -= {"fraud_dead_letter_codes_total", "process_cpu_seconds_total"}
+    with Flow(tmp_path, variables, ["-s", "60"]):  # before the first epoch has ended, too
+        wait_until(probe.is_ready, timedelta(seconds=20))
+        found = {name: probe.labels(name, value=0) for name in asked}
+
+        assert {name for name, labels in found.items() if not labels} == set()
+        assert {(each["stage"], each["disposition"]) for each in found[DEAD_LETTERS]} == POSSIBLE
+        assert {each["reason"] for each in found["fraud_database_retries_total"]} == REASONS
+        partitions = [{"partition": str(number)} for number in range(4)]
+        assert found["fraud_messages_read_total"] == partitions
+        assert found["fraud_messages_skipped_total"] == partitions
+        assert probe.metric("fraud_epoch_end_timestamp_seconds") > 4 * (time.time() - 60)
 
 
 def test_a_stream_that_is_paused_is_alive_and_degraded(
