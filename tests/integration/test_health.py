@@ -3,18 +3,24 @@
 import json
 import socket
 import time
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from operators.session import Session
+from operators.stop import Stop
+from operators.worker import Loop
 from ops.sample import transactions
 from ops.servers import KafkaServer, ModelApi, free_port
+from tests.chaos.proxy import Cut, Proxy
 from tests.monitoring.queries import expressions, named
-from tests.support import Flow, Topics, environment, produce, wait_until
+from tests.support import Flow, Topics, environment, produce, settings_of, wait_until
 
 MESSAGES = 300
 
@@ -189,6 +195,67 @@ def test_a_cluster_that_does_not_come_together_is_not_alive_for_ever(
         status, content = probe.health("ready")
         assert (status, content["parts"]["partitions"]["ok"]) == (503, False)
         assert content["parts"]["dependencies"]["ok"]
+
+
+def test_a_process_of_a_cluster_is_ready_when_it_has_all_its_partitions(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """Not before the cluster is there, and not with a part of them; the other may be ready."""
+    ports, addresses = [free_port(), free_port()], [free_port(), free_port()]
+    probes = [Probe(port) for port in ports]
+
+    def partitions(number: int) -> tuple[Any, ...]:
+        status, content = probes[number].health("ready")
+        found = content["parts"]["partitions"]
+        return status, found["assigned"], found["expected"]
+
+    with ExitStack() as running:
+        # Through it the second process finds the first.
+        network = running.enter_context(Proxy(addresses[0]))
+        network.cut(Cut.REFUSED)
+        for number, first in enumerate([addresses[0], network.port]):
+            variables = environment(
+                broker, topics, database_url=database_url, model_url=model_api.url,
+                HTTP_PORT=str(ports[number]),
+            )  # fmt: skip
+            hosts = f"127.0.0.1:{first};127.0.0.1:{addresses[1]}"
+            flow = Flow(tmp_path / str(number), variables, ["-i", str(number), "-a", hosts])
+            running.enter_context(flow)
+            flow.wait_for("start ")
+        assert [partitions(number) for number in (0, 1)] == [(503, 0, None)] * 2
+
+        # Another has the last partition of the first process.
+        other = Session(settings_of(variables), loop=Loop(), stop=Stop(timedelta(seconds=5)))
+        running.callback(other.close)
+        other.claim(f"2-{topics.transactions}")
+        network.heal()
+        wait_until(lambda: partitions(1) == (200, 2, 2), timedelta(seconds=20))
+        wait_until(lambda: partitions(0) == (503, 1, 2))
+        other.close()
+        wait_until(lambda: partitions(0) == (200, 2, 2))
+
+
+def test_a_stream_that_is_told_to_end_is_not_ready(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """From then on, while it waits for what it has in hand; and it is alive."""
+    port = free_port()
+    variables = environment(
+        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port),
+        STOP_TIMEOUT="6",
+    )  # fmt: skip
+    probe = Probe(port)
+    with Flow(tmp_path, variables) as flow:
+        wait_until(probe.is_ready, timedelta(seconds=20))
+        model_api.control(name="hang")
+        produce(broker, topics.transactions, _values())
+        wait_until(lambda: model_api.state()["in_flight"] > 0)
+        flow.signal(SIGTERM)
+        wait_until(lambda: probe.health("ready")[1].get("status") == "stopping")
+        assert probe.health("ready")[0] == 503
+        assert probe.health("live") == (200, {"status": "ok"})
+        assert model_api.state()["in_flight"] > 0
+        assert flow.wait() == 0
 
 
 def test_each_process_answers_for_its_own_partitions(
