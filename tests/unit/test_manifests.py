@@ -4,6 +4,7 @@ Schemas are the task of `make check-manifests`.
 """
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -203,6 +204,26 @@ def test_the_image_has_what_the_stream_imports(dockerfile: str) -> None:
     [parts] = re.findall(r"known-first-party = \[(.*)\]", config)
     for part in re.findall(r'"(\w+)"', parts):
         assert {part, f"{part}.py"} & sources
+
+
+def pinned(lock: str) -> set[str]:
+    """Each requirement of a lock, with its version, its marker and its hashes."""
+    lines = (ROOT / lock).read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    return set(re.split(r"\n(?=\w)", text))
+
+
+def test_an_image_with_tracing_has_the_same_and_more(dockerfile: str) -> None:
+    """The same versions as without it, and all of it is what the tests run with."""
+    locks = re.findall(r"^COPY (\S+) (\S+) /tmp/$", dockerfile, re.MULTILINE)
+    assert locks == [("requirements.lock", "requirements-tracing.lock")]
+    assert "\nARG REQUIREMENTS=requirements.lock\n" in dockerfile
+    plain, tracing = (pinned(lock) for lock in locks[0])
+    assert plain < tracing <= pinned("requirements-dev.lock")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for wanted in project["optional-dependencies"]["tracing"]:
+        name = wanted.partition(">")[0]
+        assert any(each.startswith(f"{name}==") for each in tracing - plain)
 
 
 def test_image_and_manifests_agree(dockerfile: str) -> None:
