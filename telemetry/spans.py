@@ -30,7 +30,7 @@ from telemetry import tracing
 from telemetry.logs import TRACE_ID
 from telemetry.metrics import VERSION
 
-__all__ = ["Spans"]
+__all__ = ["LAST_FLUSH", "Spans"]
 
 SERVICE: Final = "fraud-scoring-stream"
 MOST_LINKS: Final = 128  # of a span; OpenTelemetry's own default

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from operators.source import LAST_CLOSE
+from operators.source_partition import COMMIT_TIMEOUT
 from settings import Settings
+from telemetry.spans import LAST_FLUSH
 from tests.rehearsal.manifests import KUBERNETES, Manifests, Object
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +43,14 @@ def stream(manifests: Manifests) -> Object:
     """The container that runs the stream."""
     [container] = manifests.one("StatefulSet")["spec"]["template"]["spec"]["containers"]
     return dict(container)
+
+
+def longest_stop(given: Mapping[str, str]) -> float:
+    """Seconds from SIGTERM to the end of a container with these settings, whatever is away."""
+    field = Settings.model_fields["stop_timeout"]
+    limit = float(given.get("STOP_TIMEOUT", field.default.total_seconds()))
+    # What comes after the stream's own end, and two seconds for the processes to go.
+    return limit + COMMIT_TIMEOUT + LAST_CLOSE + LAST_FLUSH + 2
 
 
 def settings(manifests: Manifests) -> Mapping[str, str]:
@@ -95,9 +106,9 @@ def test_no_probe_looks_at_the_port_between_the_processes(manifests: Manifests) 
 
 
 def test_the_last_snapshot_has_time(manifests: Manifests) -> None:
-    """The grace period is more than `STOP_TIMEOUT`."""
+    """The grace period is more than an end in good order may take."""
     spec = manifests.one("StatefulSet")["spec"]["template"]["spec"]
-    assert spec["terminationGracePeriodSeconds"] > 2 * int(settings(manifests)["STOP_TIMEOUT"])
+    assert spec["terminationGracePeriodSeconds"] >= longest_stop(settings(manifests))
 
 
 def test_every_pod_meets_the_restricted_standard(manifests: Manifests) -> None:
@@ -246,6 +257,15 @@ def test_compose_names_only_secrets_that_make_secrets_makes() -> None:
     script = (ROOT / "compose" / "secrets.sh").read_text()
     assert all(re.search(rf"\b{name}\b", script) for name in files)
     assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_compose_and_the_chart_leave_time_for_an_end() -> None:
+    """As in the manifests; the chart's grace period is fixed."""
+    stream = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["stream"]
+    grace = float(stream["stop_grace_period"].removesuffix("s"))
+    assert grace >= longest_stop(stream["environment"])
+    chart = yaml.safe_load((KUBERNETES / "helm" / "values.yaml").read_text())
+    assert longest_stop(chart["env"]) <= 10
 
 
 def test_compose_runs_only_settings_that_there_are() -> None:
