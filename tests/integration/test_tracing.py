@@ -286,6 +286,38 @@ def test_without_the_extra_the_stream_does_not_start(
     assert line.startswith("cannot start: TRACING: ")
 
 
+@pytest.mark.parametrize("header", ["Bearer {}", "Authorization: {}", "ok=1,token={}é", "={}"])
+def test_headers_that_cannot_be_read_are_named_and_not_shown(
+    broker: KafkaServer, topics: Topics, tmp_path: Path, header: str
+) -> None:
+    """The stream does not start; a token in them is in no log."""
+    variables = environment(broker, topics, database_url="postgresql://h/d", model_url="http://h")
+    headers = {"TRACING": "true", "OTEL_EXPORTER_OTLP_HEADERS": header.format(SECRET)}
+    with Flow(tmp_path, variables | headers) as flow:
+        assert flow.wait() == 1
+    [line] = flow.lines()
+    assert line.startswith("cannot start: TRACING: ")
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in line
+    assert SECRET not in line
+
+
+def test_headers_that_cannot_be_sent_are_not_shown(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one from a file with an end of line in its middle: spans are lost, the log says so."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    secret = SECRET.replace(" ", "")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"token={secret}%0A{secret}")
+    tracing.start()
+    with tracing.request(1):
+        pass
+    tracing.end()
+    assert "Failed to export spans" in caplog.text
+    assert secret not in caplog.text
+    assert "InvalidHeader" in caplog.text
+    assert collector.requests == []
+
+
 def test_a_batch_tells_counts_and_positions(traced: Collector) -> None:
     """Of each partition the first and the last offset."""
     given = [(0, 6), (0, 5), (0, 8), (0, 7), (3, 1)]
