@@ -3,9 +3,13 @@
 Schemas are the task of `make check-manifests`.
 """
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,9 @@ import yaml
 
 from operators.source import LAST_CLOSE
 from operators.source_partition import COMMIT_TIMEOUT
+from ops.servers import free_port
 from settings import Settings
+from telemetry import Response, serve
 from telemetry.spans import LAST_FLUSH
 from tests.rehearsal.manifests import KUBERNETES, Manifests, Object
 
@@ -248,6 +254,28 @@ def test_image_and_manifests_agree(dockerfile: str) -> None:
     [container] = pod["containers"]
     words = ["-m", *re.findall(r'"([^"]*)"', dockerfile.split("\nCMD ")[1])]
     assert ["python", *words] == [*container["command"], *container["args"]]
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False), (None, False)])
+def test_the_image_is_healthy_while_the_stream_is_alive(
+    dockerfile: str, status: int | None, *, healthy: bool
+) -> None:
+    """The command of its health check, asked of what answers so, or of nobody."""
+    [command] = re.findall(r"^HEALTHCHECK .*\\\n +CMD (\[.+\])$", dockerfile, re.MULTILINE)
+    python, *arguments = json.loads(command)
+    assert python == "python"
+    port = free_port()
+    if status is not None:
+        answer = Response(HTTPStatus(status), "text/plain", b"")
+        serve("127.0.0.1", port, {"/health/live": lambda: answer})
+    done = subprocess.run(  # noqa: S603 - the project's own
+        [sys.executable, *arguments],
+        env={"HTTP_PORT": str(port)},
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode == 0) is healthy
 
 
 def test_compose_names_only_secrets_that_make_secrets_makes() -> None:
