@@ -4,10 +4,12 @@ ARG PYTHON_IMAGE=python:3.12-slim
 
 # Wheels only, so nothing is compiled here either; pip itself stays behind.
 FROM ${PYTHON_IMAGE} AS packages
-COPY requirements.lock /tmp/requirements.lock
+# requirements-tracing.lock for an image that can send traces.
+ARG REQUIREMENTS=requirements.lock
+COPY requirements.lock requirements-tracing.lock /tmp/
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
-        --root-user-action=ignore --only-binary :all: --require-hashes -r /tmp/requirements.lock
+        --root-user-action=ignore --only-binary :all: --require-hashes -r "/tmp/${REQUIREMENTS}"
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0

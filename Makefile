@@ -112,6 +112,8 @@ LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11
 lock: $(INSTALLED) ## Resolve the locks anew, to the newest versions
 	$(LOCK) pyproject.toml --output-file requirements.lock
 	$(LOCK) pyproject.toml --group dev --output-file requirements-dev.lock
+	$(LOCK) pyproject.toml --extra tracing --constraint requirements-dev.lock \
+		--output-file requirements-tracing.lock
 	$(LOCK) pyproject.toml --group bench --constraint requirements-dev.lock \
 		--output-file requirements-bench.lock
 	$(LOCK) tests/contracts/requirements-mlserver.in --output-file tests/contracts/requirements-mlserver.txt

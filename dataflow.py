@@ -181,7 +181,7 @@ def flow() -> Dataflow:
     # Not what was found: addresses are not for everybody who may ask for the health.
     health.dependencies_answered([finding.dependency for finding in findings])
     stop = Stop(settings.stop_timeout)
-    _stop_on_signals(stop)
+    _stop_on_signals(stop, health)
     log.info(
         "start",
         brokers=settings.kafka_bootstrap_servers,
@@ -230,7 +230,7 @@ def _end_on_signals() -> None:
     signal.signal(signal.SIGINT, end)
 
 
-def _stop_on_signals(stop: Stop) -> None:
+def _stop_on_signals(stop: Stop, health: Health) -> None:
     """End in good order on the first SIGTERM or SIGINT, at once on the second."""
 
     def request(number: int, _frame: FrameType | None) -> None:
@@ -238,6 +238,7 @@ def _stop_on_signals(stop: Stop) -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         log.info("stop", signal=signal.Signals(number).name)
+        health.stopping()
         stop.request()
 
     signal.signal(signal.SIGTERM, request)

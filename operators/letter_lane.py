@@ -18,7 +18,7 @@ from operators.fenced_producer import FencedProducer, Letter, TooLargeError
 from operators.read_back import ReadBack
 from operators.records import Failure
 from operators.worker import Loop
-from telemetry import LATEST_FAILURES, FailureNote, Progress, log
+from telemetry import LATEST_FAILURES, FailureNote, Progress, log, metrics
 
 __all__ = ["LetterLane", "not_written", "stopped"]
 
@@ -144,7 +144,8 @@ class LetterLane:
             else:
                 self._sent = []
         for (stage, disposition, code), number in kinds.items():
-            self._progress.count("failed", number, stage=stage, disposition=disposition, code=code)
+            self._progress.count("failed", number, stage=stage, disposition=disposition)
+            metrics.DEAD_LETTER_CODES.labels(stage, code).inc(number)
         self._progress.note_failures(latest)
 
     async def _abort(self) -> None:

@@ -54,6 +54,11 @@ PASSING: Final = {
     "53300",  # too many connections
     "55P03",  # lock not available
 }
+NO_STATE: Final = "connection"  # reason of a failure of which the database itself says nothing
+
+# Known from the start, as `telemetry.metrics` has it.
+for _reason in {NO_STATE, *PASSING_CLASSES, *(state[:2] for state in PASSING)}:
+    metrics.DATABASE_RETRIES.labels(_reason)
 
 
 def await_predecessor(settings: Settings, partition_keys: Iterable[str]) -> None:
@@ -163,7 +168,7 @@ class Session:
             except psycopg.Error as error:
                 if not _is_passing(error):
                     raise
-                reason = error.sqlstate[:2] if error.sqlstate else "connection"
+                reason = error.sqlstate[:2] if error.sqlstate else NO_STATE
                 metrics.DATABASE_RETRIES.labels(reason).inc()
                 if self._connection is not None:
                     metrics.CONNECTION_LOSSES.labels("postgres").inc()

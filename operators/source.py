@@ -12,7 +12,9 @@ still has in flight. Our commits carry a mark, `operators.mark`; `kafka-consumer
 `assign()` is used, not `subscribe()`: the group shows offsets and lag, and has no members.
 """
 
+import time
 from collections.abc import Callable
+from typing import Final
 
 from bytewax.connectors.kafka import KafkaSource
 from confluent_kafka import Consumer, KafkaException
@@ -21,14 +23,16 @@ from operators import topics
 from operators.mark import Mark
 from operators.read_back import ReadBack
 from operators.records import partition_key
-from operators.source_partition import Partition, Shared, State
+from operators.source_partition import Partition, Shared, State, committer
 from operators.stop import Stop
 from operators.watermark import Unfinished
 from operators.worker import Loop
 from settings import Settings
 from telemetry import Progress, log
 
-__all__ = ["TransactionSource", "check"]
+__all__ = ["LAST_CLOSE", "TransactionSource", "check"]
+
+LAST_CLOSE: Final = 1.0  # seconds that the end waits for consumers to close
 
 
 def check(settings: Settings) -> str:
@@ -77,7 +81,7 @@ class TransactionSource(KafkaSource):
         super().__init__([settings.kafka_bootstrap_servers], [settings.kafka_topic])
         self._settings = settings
         self._topic_id = ""
-        self._shared = Shared(loops, read_backs, claim, progress, unfinished, stop, [])
+        self._shared = Shared(loops, read_backs, claim, progress, unfinished, stop, [], [])
 
     def list_parts(self) -> list[str]:
         """Each Kafka partition is an input partition."""
@@ -105,8 +109,7 @@ class TransactionSource(KafkaSource):
         for partition, read, taken in self._shared.ended:
             offset = self._shared.unfinished.below(partition_key(topic, partition), read)
             ends.append(Mark(self._topic_id, taken).at(topic, partition, offset))
-        properties = {"group.id": self._settings.kafka_consumer_group, "enable.auto.commit": False}
-        consumer = Consumer(topics.client(self._settings, properties))
+        consumer = Consumer(topics.client(self._settings, committer(self._settings)))
         try:
             consumer.commit(offsets=ends, asynchronous=False)
         except KafkaException as error:
@@ -114,3 +117,6 @@ class TransactionSource(KafkaSource):
             log.warning("source.commit_failed", error=error.args[0].str())
         finally:
             consumer.close()
+        end = time.monotonic() + LAST_CLOSE
+        for closing in self._shared.closing:
+            closing.join(max(0, end - time.monotonic()))

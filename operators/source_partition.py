@@ -1,5 +1,6 @@
 """One partition of the Kafka topic: where it starts, what it reads, what it commits."""
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ from operators.worker import Loop
 from settings import Settings
 from telemetry import Progress, log, metrics
 
-__all__ = ["NOT_YET", "Partition", "Shared", "State"]
+__all__ = ["COMMIT_TIMEOUT", "NOT_YET", "Partition", "Shared", "State", "committer"]
 
 State = dict[str, Any]
 """The position: version of this form, the offset to read next, when it was taken (milliseconds
@@ -35,6 +36,7 @@ QUIET: Final = timedelta(milliseconds=50)
 QUIET_AFTER: Final = 1.0  # seconds without a message
 BUSY: Final = timedelta(milliseconds=2)  # nothing to read, but requests or writes are going on
 CALL_TIMEOUT: Final = 10.0  # seconds that a question to a broker may take
+COMMIT_TIMEOUT: Final = 2  # seconds that a commit may wait for a broker that is away
 NEW_TOPIC: Final = (
     "{key}: the topic was deleted and made anew: its positions mean other messages now. To read"
     " it, start with an empty recovery directory and another KAFKA_CONSUMER_GROUP; rows of the old"
@@ -48,12 +50,31 @@ NOT_YET: Final = {  # of a group's coordinator: a new cluster has none at once
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.NOT_COORDINATOR,
+    KafkaError._WAIT_COORD,  # noqa: SLF001 - librdkafka's own codes begin so
 }
 GONE: Final = {  # what librdkafka says of a partition that metadata does not have any more
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - librdkafka's own codes begin so
     KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
 }
+
+
+def committer(settings: Settings) -> dict[str, Any]:
+    """Give the properties of a client that commits offsets and is no member of the group.
+
+    :arg settings: The group.
+
+    :returns: librdkafka's properties.
+
+    """
+    return {
+        "group.id": settings.kafka_consumer_group,
+        "enable.auto.commit": False,
+        # There is no session. For so long librdkafka lets a commit wait for a coordinator that is
+        # away, and with it a stop; its default is 45 s.
+        "session.timeout.ms": COMMIT_TIMEOUT * 1_000,
+        "heartbeat.interval.ms": 1_000,
+    }
 
 
 class Shared(NamedTuple):
@@ -67,6 +88,8 @@ class Shared(NamedTuple):
     stop: Stop
     ended: list[tuple[int, int, int]]
     """Partition, position and its time, of each that came to its end."""
+    closing: list[threading.Thread]
+    """That close consumers."""
 
     @property
     def read_back(self) -> ReadBack:
@@ -121,8 +144,7 @@ class Partition(StatefulSourcePartition[Message, State]):
             topics.client(
                 settings,
                 {
-                    "group.id": settings.kafka_consumer_group,
-                    "enable.auto.commit": False,
+                    **committer(settings),
                     "enable.auto.offset.store": False,
                     # librdkafka's default would jump to the end when an offset has expired.
                     "auto.offset.reset": "error",
@@ -197,8 +219,13 @@ class Partition(StatefulSourcePartition[Message, State]):
         }
 
     def close(self) -> None:
-        """Close the consumer."""
-        self._consumer.close()
+        """Close the consumer, and do not wait for that: the last snapshot comes after it.
+
+        librdkafka waits for a commit under way, and a broker that is frozen never answers.
+        """
+        closing = threading.Thread(target=self._consumer.close, name="closing", daemon=True)
+        closing.start()
+        self._shared.closing.append(closing)
 
     def _taken(self) -> tuple[int, int]:
         return self._offset, round(time.time() * 1000)

@@ -2,7 +2,7 @@
 
 *Live* asks whether to end it: a worker that gives no sign of life, or a cluster that does not come
 together. It connects to nothing, and a stream that waits for a service is alive. *Ready* asks
-whether it works: dependencies found, partitions assigned, epochs ending.
+whether it works: dependencies found, partitions assigned, epochs ending, no end asked for.
 """
 
 import time
@@ -42,6 +42,7 @@ class Health:
         self._epoch_timeout = epoch_timeout.total_seconds()
         self._started = time.monotonic()
         self._dependencies: list[str] = []
+        self._stopping = False
 
     def dependencies_answered(self, names: list[str]) -> None:
         """Note that everything the stream needs was there at its start.
@@ -50,6 +51,10 @@ class Health:
 
         """
         self._dependencies = names
+
+    def stopping(self) -> None:
+        """Note that the end was asked for; may be called from a signal handler."""
+        self._stopping = True
 
     def live(self) -> tuple[bool, dict[str, Any]]:
         """Whether to let it go on, and why not."""
@@ -90,6 +95,8 @@ class Health:
             },
             "breaker": {"ok": True, "degraded": model_down, "workers": states},
         }
+        if self._stopping:
+            return False, {"status": "stopping", "parts": parts}
         ok = all(part["ok"] for part in parts.values())
         status = "not ready" if not ok else "degraded" if model_down else "ok"
         return ok, {"status": status, "parts": parts}

@@ -26,6 +26,7 @@ __all__ = [
     "CONNECTION_LOSSES",
     "DATABASE_RETRIES",
     "DEAD_LETTERS",
+    "DEAD_LETTER_CODES",
     "DUPLICATES",
     "EPOCH_DURATION",
     "EPOCH_END",
@@ -66,7 +67,11 @@ SKIPPED: Final = Counter(
 DEAD_LETTERS: Final = Counter(
     "fraud_dead_letters",
     "Messages that the error topic has acknowledged",
-    ["stage", "disposition", "code"],
+    ["stage", "disposition"],
+)
+# Beside the one above, since not all codes are known before they occur.
+DEAD_LETTER_CODES: Final = Counter(
+    "fraud_dead_letter_codes", "The same by the code of the error", ["stage", "code"]
 )
 LAG: Final = Gauge("fraud_lag_messages", "Messages that are still to be read", ["partition"])
 ARRIVAL_TO_COMMIT: Final = BatchHistogram(
@@ -127,7 +132,17 @@ COMMIT_TIME: Final = Gauge(
 BUILD: Final = Info("fraud_build", "What runs")
 BUILD.info({"version": VERSION, "python": platform.python_version(), "bytewax": version("bytewax")})
 
-# Known from the start, so that a rate over the first failure is one.
+# Known from the start, so that a rate over the first failure is one. Partitions are known when they
+# are assigned, see `telemetry.progress`; reasons of the database, see `operators.session`.
+for _stage, _disposition in (
+    ("decode", "poison"),
+    ("validate", "poison"),
+    ("score", "rejected"),
+    ("score", "exhausted"),
+    ("persist", "rejected"),
+    ("persist", "conflict"),
+):
+    DEAD_LETTERS.labels(_stage, _disposition)
 for _outcome in ("answered", "failed", "refused"):
     REQUESTS.labels(_outcome)
 for _reason in ("overload", "status", "connection", "timeout", "answer"):

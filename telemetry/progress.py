@@ -101,6 +101,10 @@ class Progress:
 
     def assign(self, partition: int) -> None:
         """Note that a partition is read by this process; its first epoch begins."""
+        # An alert that asks for series which are not there yet is silent.
+        metrics.MESSAGES_READ.labels(partition)
+        metrics.SKIPPED.labels(partition)
+        metrics.EPOCH_END.labels(partition).set_to_current_time()
         with self._lock:
             self._epochs[partition] = time.monotonic()
 

@@ -5,6 +5,7 @@ is slow, wrong or not there costs spans and nothing else. What a span tells is a
 a status or the name of an error's class; never its text, which could hold what was in a message.
 """
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -24,13 +25,14 @@ from opentelemetry.trace import (
     get_current_span,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.re import parse_env_headers
 from opentelemetry.util.types import AttributeValue
 
 from telemetry import tracing
 from telemetry.logs import TRACE_ID
 from telemetry.metrics import VERSION
 
-__all__ = ["Spans"]
+__all__ = ["LAST_FLUSH", "Spans"]
 
 SERVICE: Final = "fraud-scoring-stream"
 MOST_LINKS: Final = 128  # of a span; OpenTelemetry's own default
@@ -38,6 +40,28 @@ MOST_RANGES: Final = 32  # of offsets that a span tells
 LAST_FLUSH: Final = 2.0  # seconds that the end of the process waits for the collector
 
 _propagator: Final = TraceContextTextMapPropagator()
+
+
+def _refuse(_record: logging.LogRecord) -> bool:
+    msg = (
+        "OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TRACES_HEADERS: must be name=value,"
+        " percent-encoded, separated by commas"
+    )
+    raise ValueError(msg)
+
+
+def _unquoted(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            type(each).__name__ if isinstance(each, ValueError) else each for each in record.args
+        )
+    return True
+
+
+# A header may hold a token. OpenTelemetry logs one that it cannot read as a whole, and goes on
+# without; what it can read and not send, the error quotes.
+logging.getLogger(parse_env_headers.__module__).addFilter(_refuse)
+logging.getLogger(OTLPSpanExporter.__module__).addFilter(_unquoted)
 
 
 class Spans:

@@ -86,7 +86,7 @@ def start() -> None:
     except ImportError:
         msg = (
             "TRACING: needs opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http,"
-            " the extra `tracing` of pyproject.toml"
+            " which requirements-tracing.lock has"
         )
         raise TracingError(msg) from None
     try:

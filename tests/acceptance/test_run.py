@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -9,12 +10,13 @@ from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
 
+import httpx
 import pytest
 from confluent_kafka import Message
 
 from operators.routing import lane_of
 from ops.sample import DUPLICATE, STORED, Sample, transactions
-from ops.servers import KafkaServer, ModelApi
+from ops.servers import KafkaServer, ModelApi, free_port
 from tests.support import (
     Account,
     Flow,
@@ -280,6 +282,29 @@ def test_a_signal_before_the_start_ends_at_once(
     with feed.flow(*recovery, START_TIMEOUT="60") as flow:
         wait_until(lambda: model_api.state()["in_flight"] > 0, what="the check of the model")
         stop(flow)
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_a_broker_that_is_away_does_not_hold_an_end_up(
+    feed: Feed, recovery: list[str], how: str
+) -> None:
+    """Commits are under way that nobody answers, and the last one gets no answer either."""
+    port = free_port()
+
+    def epochs() -> float:
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+        found = re.search(r"^fraud_epoch_duration_seconds_count (.+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0
+
+    with feed.flow(*recovery, HTTP_PORT=str(port)) as flow:
+        flow.wait_for("source.start")
+        wait_until(lambda: epochs() >= 12)  # of four partitions
+        feed.broker.kill() if how == "killed" else feed.broker.pause()
+        since = epochs()
+        wait_until(lambda: epochs() >= since + 8)  # each commits with it
+        flow.signal(SIGTERM)
+        assert flow.wait(END) == 0
+        assert "source.commit_failed" in flow.output()
 
 
 def test_a_cluster_of_processes_ends_in_good_order(feed: Feed, recovery: list[str]) -> None:

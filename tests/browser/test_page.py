@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGTERM
 
 import pytest
 
 from ops.sample import transactions
 from ops.servers import KafkaServer, ModelApi, free_port
 from tests.browser.browser import Browser
-from tests.support import Flow, Topics, environment, produce
+from tests.support import Flow, Topics, environment, produce, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -118,6 +119,17 @@ def test_it_is_dark_and_still_where_that_is_preferred(
     assert page.evaluate(moves) == "flow"
     assert page.evaluate(colour, prefers_color_scheme="dark") != light
     assert page.evaluate(moves, prefers_reduced_motion="reduce") == "none"
+
+
+def test_a_stream_that_is_told_to_end_says_so(
+    page: Browser, flow: Flow, broker: KafkaServer, topics: Topics, model_api: ModelApi
+) -> None:
+    """While it waits for what it has in hand."""
+    model_api.control(name="hang")
+    produce(broker, topics.transactions, _values(5))
+    wait_until(lambda: model_api.state()["in_flight"] > 0)
+    flow.signal(SIGTERM)
+    page.wait_for("state", lambda text: text == "■ stopping")
 
 
 def test_a_page_whose_stream_has_ended_says_so(page: Browser, flow: Flow) -> None:

@@ -3,21 +3,39 @@
 import json
 import socket
 import time
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
+from operators.session import Session
+from operators.stop import Stop
+from operators.worker import Loop
 from ops.sample import transactions
 from ops.servers import KafkaServer, ModelApi, free_port
-from tests.support import Flow, Topics, environment, produce, wait_until
+from tests.chaos.proxy import Cut, Proxy
+from tests.monitoring.queries import expressions, named
+from tests.support import Flow, Topics, environment, produce, settings_of, wait_until
 
 MESSAGES = 300
 
 
 OPEN = ("open", "half-open")
+DEAD_LETTERS = "fraud_dead_letters_total"
+REASONS = {"connection", "08", "25", "40", "53", "55", "57"}
+POSSIBLE = {
+    ("decode", "poison"),
+    ("validate", "poison"),
+    ("score", "rejected"),
+    ("score", "exhausted"),
+    ("persist", "rejected"),
+    ("persist", "conflict"),
+}
 
 
 class Probe:
@@ -45,13 +63,24 @@ class Probe:
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of the samples that have these labels."""
-        text = self._client.get("/metrics").text
         return sum(
             sample.value
+            for sample in self._samples(name)
+            if labels.items() <= sample.labels.items()
+        )
+
+    def labels(self, name: str, *, value: float) -> list[dict[str, str]]:
+        """Of the samples that have this value."""
+        return [sample.labels for sample in self._samples(name) if sample.value == value]
+
+    def _samples(self, name: str) -> list[Sample]:
+        text = self._client.get("/metrics").text
+        return [
+            sample
             for family in text_string_to_metric_families(text)
             for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
+            if sample.name == name
+        ]
 
 
 def _values(count: int = MESSAGES, *, seed: int = 5) -> list[bytes]:
@@ -71,7 +100,7 @@ def test_a_stream_that_works_says_so(
         wait_until(probe.is_ready, timedelta(seconds=20))
         produce(broker, topics.transactions, [*_values(), b"{oops"])
         wait_until(lambda: probe.metric("fraud_messages_stored_total") == MESSAGES)
-        wait_until(lambda: probe.metric("fraud_dead_letters_total", code="not_json") == 1)
+        wait_until(lambda: probe.metric("fraud_dead_letter_codes_total", code="not_json") == 1)
 
         status, content = probe.health("ready")
         assert (status, content["status"]) == (200, "ok")
@@ -79,6 +108,7 @@ def test_a_stream_that_works_says_so(
         assert probe.health("live") == (200, {"status": "ok"})
         assert probe.metric("fraud_messages_read_total") == MESSAGES + 1
         assert probe.metric("fraud_arrival_to_commit_seconds_count") == MESSAGES
+        assert probe.metric(DEAD_LETTERS, stage="decode", disposition="poison") == 1
         assert probe.metric("fraud_database_write_rows_sum") == MESSAGES
         assert probe.metric("fraud_model_request_transactions_sum") == MESSAGES
         asked = probe.metric("fraud_model_requests_total", outcome="answered")
@@ -90,6 +120,33 @@ def test_a_stream_that_works_says_so(
             lambda: probe.metric("fraud_epoch_duration_seconds_count") >= 4, timedelta(seconds=25)
         )
         wait_until(lambda: probe.metric("fraud_commit_timestamp_seconds") > 4 * (time.time() - 60))
+
+
+def test_what_counts_failures_is_there_before_the_first(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """Each counter that an alert or a panel asks for is 0, or a rate would miss the first.
+
+    A code of an error is not known before.
+    """
+    port = free_port()
+    variables = environment(
+        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port)
+    )
+    probe = Probe(port)
+    asked = {name for each in expressions() for name in named(each) if name.endswith("_total")}
+    asked -= {"fraud_dead_letter_codes_total", "process_cpu_seconds_total"}
+    with Flow(tmp_path, variables, ["-s", "60"]):  # before the first epoch has ended, too
+        wait_until(probe.is_ready, timedelta(seconds=20))
+        found = {name: probe.labels(name, value=0) for name in asked}
+
+        assert {name for name, labels in found.items() if not labels} == set()
+        assert {(each["stage"], each["disposition"]) for each in found[DEAD_LETTERS]} == POSSIBLE
+        assert {each["reason"] for each in found["fraud_database_retries_total"]} == REASONS
+        partitions = [{"partition": str(number)} for number in range(4)]
+        assert found["fraud_messages_read_total"] == partitions
+        assert found["fraud_messages_skipped_total"] == partitions
+        assert probe.metric("fraud_epoch_end_timestamp_seconds") > 4 * (time.time() - 60)
 
 
 def test_a_stream_that_is_paused_is_alive_and_degraded(
@@ -138,6 +195,67 @@ def test_a_cluster_that_does_not_come_together_is_not_alive_for_ever(
         status, content = probe.health("ready")
         assert (status, content["parts"]["partitions"]["ok"]) == (503, False)
         assert content["parts"]["dependencies"]["ok"]
+
+
+def test_a_process_of_a_cluster_is_ready_when_it_has_all_its_partitions(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """Not before the cluster is there, and not with a part of them; the other may be ready."""
+    ports, addresses = [free_port(), free_port()], [free_port(), free_port()]
+    probes = [Probe(port) for port in ports]
+
+    def partitions(number: int) -> tuple[Any, ...]:
+        status, content = probes[number].health("ready")
+        found = content["parts"]["partitions"]
+        return status, found["assigned"], found["expected"]
+
+    with ExitStack() as running:
+        # Through it the second process finds the first.
+        network = running.enter_context(Proxy(addresses[0]))
+        network.cut(Cut.REFUSED)
+        for number, first in enumerate([addresses[0], network.port]):
+            variables = environment(
+                broker, topics, database_url=database_url, model_url=model_api.url,
+                HTTP_PORT=str(ports[number]),
+            )  # fmt: skip
+            hosts = f"127.0.0.1:{first};127.0.0.1:{addresses[1]}"
+            flow = Flow(tmp_path / str(number), variables, ["-i", str(number), "-a", hosts])
+            running.enter_context(flow)
+            flow.wait_for("start ")
+        assert [partitions(number) for number in (0, 1)] == [(503, 0, None)] * 2
+
+        # Another has the last partition of the first process.
+        other = Session(settings_of(variables), loop=Loop(), stop=Stop(timedelta(seconds=5)))
+        running.callback(other.close)
+        other.claim(f"2-{topics.transactions}")
+        network.heal()
+        wait_until(lambda: partitions(1) == (200, 2, 2), timedelta(seconds=20))
+        wait_until(lambda: partitions(0) == (503, 1, 2))
+        other.close()
+        wait_until(lambda: partitions(0) == (200, 2, 2))
+
+
+def test_a_stream_that_is_told_to_end_is_not_ready(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """From then on, while it waits for what it has in hand; and it is alive."""
+    port = free_port()
+    variables = environment(
+        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port),
+        STOP_TIMEOUT="6",
+    )  # fmt: skip
+    probe = Probe(port)
+    with Flow(tmp_path, variables) as flow:
+        wait_until(probe.is_ready, timedelta(seconds=20))
+        model_api.control(name="hang")
+        produce(broker, topics.transactions, _values())
+        wait_until(lambda: model_api.state()["in_flight"] > 0)
+        flow.signal(SIGTERM)
+        wait_until(lambda: probe.health("ready")[1].get("status") == "stopping")
+        assert probe.health("ready")[0] == 503
+        assert probe.health("live") == (200, {"status": "ok"})
+        assert model_api.state()["in_flight"] > 0
+        assert flow.wait() == 0
 
 
 def test_each_process_answers_for_its_own_partitions(

@@ -204,7 +204,8 @@ def test_a_message_is_followed_from_its_producer_to_its_end(
     And nothing of what is in the messages.
     """
     url = variables["DATABASE_URL"]
-    values = [payment(1, description=SECRET), payment(2), payment(3, description="poison"), b"{"]
+    values = [payment(1, description=SECRET), payment(2), payment(3, description="poison")]
+    values += [b"{", payment(4, amount="much")]
     contexts = [traceparent() for _ in values]
     produce(
         broker,
@@ -216,7 +217,7 @@ def test_a_message_is_followed_from_its_producer_to_its_end(
     )
     variables |= {"ML_API_URL": model.url, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
     with Flow(tmp_path, variables, recovery_options(make_recovery(tmp_path))) as flow:
-        letters = read_all(broker, variables["KAFKA_ERROR_TOPIC"], at_least=2, limit=LONG)
+        letters = read_all(broker, variables["KAFKA_ERROR_TOPIC"], at_least=3, limit=LONG)
         wait_until(lambda: len(positions(url, "transactions")) == 2, LONG)
         flow.signal(SIGTERM)
         assert flow.wait() == 0
@@ -243,9 +244,11 @@ def test_a_message_is_followed_from_its_producer_to_its_end(
     [refused] = [each for each in letters if header(each, "dlq.stage") == "score"]
     assert parsed(header(refused, "dlq.traceparent")) in batches
     assert header(refused, "traceparent") == contexts[2]
-    [broken] = [each for each in letters if header(each, "dlq.stage") == "decode"]
-    assert header(broken, "dlq.traceparent") is None
-    assert header(broken, "traceparent") == contexts[3]
+    # What failed before it was in a batch leads back to its producer alone.
+    for stage, sent in (("decode", contexts[3]), ("validate", contexts[4])):
+        [broken] = [each for each in letters if header(each, "dlq.stage") == stage]
+        assert header(broken, "dlq.traceparent") is None
+        assert header(broken, "traceparent") == sent
 
     assert not any(SECRET.encode() in body for _, body in collector.requests)
 
@@ -284,6 +287,38 @@ def test_without_the_extra_the_stream_does_not_start(
         assert flow.wait() == 1
     [line] = flow.lines()
     assert line.startswith("cannot start: TRACING: ")
+
+
+@pytest.mark.parametrize("header", ["Bearer {}", "Authorization: {}", "ok=1,token={}é", "={}"])
+def test_headers_that_cannot_be_read_are_named_and_not_shown(
+    broker: KafkaServer, topics: Topics, tmp_path: Path, header: str
+) -> None:
+    """The stream does not start; a token in them is in no log."""
+    variables = environment(broker, topics, database_url="postgresql://h/d", model_url="http://h")
+    headers = {"TRACING": "true", "OTEL_EXPORTER_OTLP_HEADERS": header.format(SECRET)}
+    with Flow(tmp_path, variables | headers) as flow:
+        assert flow.wait() == 1
+    [line] = flow.lines()
+    assert line.startswith("cannot start: TRACING: ")
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in line
+    assert SECRET not in line
+
+
+def test_headers_that_cannot_be_sent_are_not_shown(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one from a file with an end of line in its middle: spans are lost, the log says so."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    secret = SECRET.replace(" ", "")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"token={secret}%0A{secret}")
+    tracing.start()
+    with tracing.request(1):
+        pass
+    tracing.end()
+    assert "Failed to export spans" in caplog.text
+    assert secret not in caplog.text
+    assert "InvalidHeader" in caplog.text
+    assert collector.requests == []
 
 
 def test_a_batch_tells_counts_and_positions(traced: Collector) -> None:

@@ -4,18 +4,20 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import yaml
 from prometheus_client import REGISTRY
 
 from telemetry import metrics
 from tests.support import CHECKOUT
 
-__all__ = ["DASHBOARD", "Query", "named", "panels", "queries", "unknown"]
+__all__ = ["DASHBOARD", "RULES", "Query", "expressions", "named", "panels", "queries", "unknown"]
 
 DASHBOARD: dict[str, Any] = json.loads(
     (CHECKOUT / "monitoring" / "grafana" / "fraud-scoring.json").read_text()
 )
+RULES: Final = CHECKOUT / "monitoring" / "rules" / "fraud-scoring.yaml"
 
 _SUFFIXES = ("", "_total", "_bucket", "_sum", "_count")
 
@@ -31,15 +33,12 @@ class Query:
     def filled(self, *, job: str) -> str:
         """What Prometheus is asked, of all processes and the last minute.
 
-        Without the zero that stands in for a counter which is not there yet: it would also stand
-        in for one that is spelled wrong.
-
         :arg job: The stream.
 
         :returns: PromQL.
 
         """
-        expression = self.expression.replace(" or vector(0)", "")
+        expression = self.expression
         values = {"$job": job, "$instance": ".*", "$__rate_interval": "1m"}
         for variable, value in values.items():
             expression = expression.replace(variable, value)
@@ -57,6 +56,13 @@ def queries() -> Iterator[Query]:
     for panel in panels():
         for target in panel["targets"]:
             yield Query(panel["title"], target["refId"], target["expr"])
+
+
+def expressions() -> Iterator[str]:
+    """All of them, those of the alerts too."""
+    yield from (query.expression for query in queries())
+    [group] = yaml.safe_load(RULES.read_text())["groups"]
+    yield from (rule["expr"] for rule in group["rules"])
 
 
 def named(expression: str) -> set[str]:

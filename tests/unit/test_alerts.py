@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.monitoring.queries import named, unknown
+from tests.monitoring.queries import RULES, named, unknown
 from tests.support import CHECKOUT
 
-RULES = CHECKOUT / "monitoring" / "rules" / "fraud-scoring.yaml"
 TESTS = CHECKOUT / "monitoring" / "tests" / "fraud-scoring.yaml"
 RUNBOOKS = (CHECKOUT / "docs" / "runbooks.md").read_text()
 

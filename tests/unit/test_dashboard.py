@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.monitoring.queries import DASHBOARD, Query, named, panels, queries, unknown
+from tests.monitoring.queries import DASHBOARD, RULES, Query, named, panels, queries, unknown
 from tests.support import CHECKOUT
 
 # Okabe and Ito's, which also those can tell apart who do not see all colours.
@@ -119,8 +119,7 @@ def test_colours_can_be_told_apart() -> None:
 
 def test_lines_stand_where_the_alerts_fire() -> None:
     """The thresholds of the lag, the error rate and the age of an epoch are those of the rules."""
-    rules = CHECKOUT / "monitoring" / "rules" / "fraud-scoring.yaml"
-    [group] = yaml.safe_load(rules.read_text())["groups"]
+    [group] = yaml.safe_load(RULES.read_text())["groups"]
     limits = {
         ("FraudLagHigh", "FraudLagCritical"): ("Lag", "Lag over time", "Lag, by partition"),
         ("FraudErrorRateHigh",): ("Error rate", "Error rate over time"),

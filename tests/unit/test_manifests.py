@@ -3,14 +3,24 @@
 Schemas are the task of `make check-manifests`.
 """
 
+import json
 import re
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 import yaml
 
+from operators.source import LAST_CLOSE
+from operators.source_partition import COMMIT_TIMEOUT
+from ops.servers import free_port
 from settings import Settings
+from telemetry import Response, serve
+from telemetry.spans import LAST_FLUSH
 from tests.rehearsal.manifests import KUBERNETES, Manifests, Object
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +49,14 @@ def stream(manifests: Manifests) -> Object:
     """The container that runs the stream."""
     [container] = manifests.one("StatefulSet")["spec"]["template"]["spec"]["containers"]
     return dict(container)
+
+
+def longest_stop(given: Mapping[str, str]) -> float:
+    """Seconds from SIGTERM to the end of a container with these settings, whatever is away."""
+    field = Settings.model_fields["stop_timeout"]
+    limit = float(given.get("STOP_TIMEOUT", field.default.total_seconds()))
+    # What comes after the stream's own end, and two seconds for the processes to go.
+    return limit + COMMIT_TIMEOUT + LAST_CLOSE + LAST_FLUSH + 2
 
 
 def settings(manifests: Manifests) -> Mapping[str, str]:
@@ -94,9 +112,9 @@ def test_no_probe_looks_at_the_port_between_the_processes(manifests: Manifests) 
 
 
 def test_the_last_snapshot_has_time(manifests: Manifests) -> None:
-    """The grace period is more than `STOP_TIMEOUT`."""
+    """The grace period is more than an end in good order may take."""
     spec = manifests.one("StatefulSet")["spec"]["template"]["spec"]
-    assert spec["terminationGracePeriodSeconds"] > 2 * int(settings(manifests)["STOP_TIMEOUT"])
+    assert spec["terminationGracePeriodSeconds"] >= longest_stop(settings(manifests))
 
 
 def test_every_pod_meets_the_restricted_standard(manifests: Manifests) -> None:
@@ -205,6 +223,26 @@ def test_the_image_has_what_the_stream_imports(dockerfile: str) -> None:
         assert {part, f"{part}.py"} & sources
 
 
+def pinned(lock: str) -> set[str]:
+    """Each requirement of a lock, with its version, its marker and its hashes."""
+    lines = (ROOT / lock).read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    return set(re.split(r"\n(?=\w)", text))
+
+
+def test_an_image_with_tracing_has_the_same_and_more(dockerfile: str) -> None:
+    """The same versions as without it, and all of it is what the tests run with."""
+    locks = re.findall(r"^COPY (\S+) (\S+) /tmp/$", dockerfile, re.MULTILINE)
+    assert locks == [("requirements.lock", "requirements-tracing.lock")]
+    assert "\nARG REQUIREMENTS=requirements.lock\n" in dockerfile
+    plain, tracing = (pinned(lock) for lock in locks[0])
+    assert plain < tracing <= pinned("requirements-dev.lock")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for wanted in project["optional-dependencies"]["tracing"]:
+        name = wanted.partition(">")[0]
+        assert any(each.startswith(f"{name}==") for each in tracing - plain)
+
+
 def test_image_and_manifests_agree(dockerfile: str) -> None:
     """On the user, the port and what is run."""
     base = Manifests("base")
@@ -218,6 +256,28 @@ def test_image_and_manifests_agree(dockerfile: str) -> None:
     assert ["python", *words] == [*container["command"], *container["args"]]
 
 
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False), (None, False)])
+def test_the_image_is_healthy_while_the_stream_is_alive(
+    dockerfile: str, status: int | None, *, healthy: bool
+) -> None:
+    """The command of its health check, asked of what answers so, or of nobody."""
+    [command] = re.findall(r"^HEALTHCHECK .*\\\n +CMD (\[.+\])$", dockerfile, re.MULTILINE)
+    python, *arguments = json.loads(command)
+    assert python == "python"
+    port = free_port()
+    if status is not None:
+        answer = Response(HTTPStatus(status), "text/plain", b"")
+        serve("127.0.0.1", port, {"/health/live": lambda: answer})
+    done = subprocess.run(  # noqa: S603 - the project's own
+        [sys.executable, *arguments],
+        env={"HTTP_PORT": str(port)},
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode == 0) is healthy
+
+
 def test_compose_names_only_secrets_that_make_secrets_makes() -> None:
     """`make secrets` and compose.yaml list the same files, and git ignores them."""
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -225,6 +285,15 @@ def test_compose_names_only_secrets_that_make_secrets_makes() -> None:
     script = (ROOT / "compose" / "secrets.sh").read_text()
     assert all(re.search(rf"\b{name}\b", script) for name in files)
     assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_compose_and_the_chart_leave_time_for_an_end() -> None:
+    """As in the manifests; the chart's grace period is fixed."""
+    stream = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["stream"]
+    grace = float(stream["stop_grace_period"].removesuffix("s"))
+    assert grace >= longest_stop(stream["environment"])
+    chart = yaml.safe_load((KUBERNETES / "helm" / "values.yaml").read_text())
+    assert longest_stop(chart["env"]) <= 10
 
 
 def test_compose_runs_only_settings_that_there_are() -> None:

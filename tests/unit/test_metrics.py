@@ -105,7 +105,7 @@ def test_latency_is_from_arrival_to_commit(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_count_is_a_metric_too() -> None:
     """What the log says and what is scraped are raised by one call."""
-    labels = {"stage": "decode", "disposition": "poison", "code": "not_json"}
+    labels = {"stage": "decode", "disposition": "poison"}
 
     def value() -> float:
         return REGISTRY.get_sample_value("fraud_dead_letters_total", labels) or 0.0

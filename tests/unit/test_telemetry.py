@@ -15,7 +15,7 @@ from telemetry import TRACE_ID, Progress, log, log_to_stderr
 Tick = Callable[[float], None]
 LABELS: dict[str, dict[str, str | int]] = {
     "messages": {"partition": 0},
-    "failed": {"stage": "decode", "disposition": "poison", "code": "not_json"},
+    "failed": {"stage": "decode", "disposition": "poison"},
 }
 
 
