@@ -49,7 +49,7 @@ class Limiter:
 
         :arg seconds: How long that took.
 
-        :arg in_flight: Requests that were in flight meanwhile.
+        :arg in_flight: Requests that were in flight when it was sent, itself included.
 
         """
         if not self._adaptive:

@@ -275,6 +275,8 @@ class Scorer:
         """
         async with self._breaker.request(wait=self._patient):
             started = time.monotonic()
+            # Now, not at the end: answers that come together would each look like the last one.
+            in_flight = self._in_flight + 1
             try:
                 predictions = await self._ask_hedged(transactions)
             except UnavailableError as failure:
@@ -296,10 +298,8 @@ class Scorer:
             metrics.REQUESTS.labels("answered").inc()
             self._tally = self._tally._replace(successes=self._tally.successes + 1)
             self._witness = transactions[0]
-            self._refusals = 0
             if len(transactions) == self._full:
-                seconds = time.monotonic() - started
-                self._limiter.succeeded(seconds, in_flight=self._in_flight + 1)
+                self._limiter.succeeded(time.monotonic() - started, in_flight=in_flight)
             return predictions
 
     async def _ask_hedged(self, transactions: list[Transaction]) -> dict[UUID, Prediction]:

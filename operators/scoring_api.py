@@ -89,7 +89,6 @@ class ScoringApi:
         self._settings = settings
         self._target = httpx.URL(self.url)
         self._limit = settings.ml_api_timeout.total_seconds()
-        self._timeouts = {"timeout": httpx.Timeout(self._limit).as_dict()}
         self._token = settings.ml_api_token
         self._transport: AiohttpTransport | None = None
 
@@ -147,9 +146,7 @@ class ScoringApi:
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token.get_secret_value()}"
         headers |= tracing.headers()
-        request = httpx.Request(
-            "POST", self._target, headers=headers, content=body, extensions=self._timeouts
-        )
+        request = httpx.Request("POST", self._target, headers=headers, content=body)
         try:
             # Without httpx's client: its cookies, redirects and credentials are not wanted here,
             # and took as much of the processor as all of the transport.
@@ -169,7 +166,7 @@ class ScoringApi:
             # The transport says so of any connection that was not made.
             reason = "no connection"
             raise UnavailableError(reason, kind="connection") from None
-        except (TimeoutError, httpx.TimeoutException):
+        except TimeoutError:
             reason = f"no answer within {self._limit:g} s"
             raise UnavailableError(reason, kind="timeout") from None
         # UnicodeError: a name that cannot be a host's, such as one with two dots in a row.

@@ -1,13 +1,19 @@
 """A model's API that a test writes itself, for what the stand-in has no fault for."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
-__all__ = ["Answer", "predictions", "serving"]
+from operators.scorer import Scorer
+from tests import factories
+
+__all__ = ["Answer", "predictions", "run_scorer", "serving"]
+
+X = TypeVar("X")
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -49,3 +55,29 @@ def predictions(
     return web.Response(
         body=json.dumps(rows).encode(), content_type="application/json", headers=headers
     )
+
+
+def run_scorer(
+    answer: Answer, work: Callable[[Scorer], Coroutine[Any, Any, X]], **overrides: Any
+) -> X:
+    """Let a scorer of a server that answers so do something.
+
+    :arg answer: What becomes of a request.
+
+    :arg work: What it does.
+
+    :arg overrides: Of its settings.
+
+    :returns: What that gives.
+
+    """
+
+    async def run() -> X:
+        async with serving(answer) as url, asyncio.timeout(20):
+            subject = Scorer(factories.settings(**({"ml_api_url": url} | overrides)))
+            try:
+                return await work(subject)
+            finally:
+                await subject.close()
+
+    return asyncio.run(run())

@@ -141,6 +141,18 @@ def test_a_connection_that_breaks_is_no_answer() -> None:
     assert _unavailable(answer).kind == "connection"
 
 
+@pytest.mark.parametrize("answered", [[1], [1, 2, 3], [1, 3], []])
+def test_an_answer_is_for_those_who_were_asked_for(answered: list[int]) -> None:
+    """One that is missing or foreign spoils it, also where all others are there."""
+
+    async def answer(_request: web.BaseRequest) -> web.StreamResponse:
+        return predictions([{"id": str(UUID(int=number))} for number in answered])
+
+    failure = _unavailable(answer, size=2)
+    assert str(failure) == "the ids of the answer are not those of the request"
+    assert failure.kind == "answer"
+
+
 def test_an_answer_that_cannot_be_decompressed_is_no_answer() -> None:
     """What a proxy has broken is worth a retry."""
 
