@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -121,6 +122,22 @@ def test_a_model_that_refuses_all_is_asked_at_growing_pauses(ceilings: list[floa
     [outcome] = run_scorer(server, work, retry_backoff=2.0)
     assert isinstance(outcome, Scored)
     assert ceilings == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize("faults", [[500], [422, 422]], ids=["failure", "refusal of all"])
+def test_pauses_are_made(monkeypatch: pytest.MonkeyPatch, faults: list[int]) -> None:
+    """The server is left alone for as long as the log says."""
+    monkeypatch.setattr(random, "uniform", lambda low, _high: 0.0 if low else 0.3)
+    server = Server()
+
+    async def work(subject: Scorer) -> float:
+        await subject.score(factories.batch(1, start=1))
+        server.faults = list(faults)
+        started = time.monotonic()
+        await subject.score(factories.batch(1))
+        return time.monotonic() - started
+
+    assert run_scorer(server, work) >= 0.3
 
 
 def test_a_refusal_of_all_is_an_outage_that_may_be_given_up(ceilings: list[float]) -> None:

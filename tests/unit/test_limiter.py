@@ -40,6 +40,15 @@ def test_it_settles_where_requests_begin_to_queue() -> None:
     assert 4 <= min(limits[50:]) <= max(limits[50:]) <= 16
 
 
+def test_a_server_that_staggers_is_spared() -> None:
+    """When the server carries less than before, the limit comes down, a tenth a window."""
+    subject = Limiter(MOST, adaptive=True)
+    _serve(subject, capacity=MOST, windows=30)
+    limits = _serve(subject, capacity=2, windows=20)
+    assert limits[0] == int(MOST * 0.9)
+    assert set(limits[-10:]) == {6, 7}  # where answers take three times as long as unhurried
+
+
 def test_a_server_that_scales_up_is_used() -> None:
     """When the server carries more than before, the limit follows."""
     subject = Limiter(64, adaptive=True)
