@@ -112,8 +112,9 @@ class ScoringApi:
     async def _ask(self, transactions: Sequence[Transaction]) -> dict[UUID, Prediction]:
         body = self._contract.encode(transactions)
         room = ANSWER_BYTES + ANSWER_BYTES_EACH * len(transactions)
+        token = self._token
         status, answer, after = await self._post(body, room)
-        if status == httpx.codes.UNAUTHORIZED and self._has_new_token():
+        if status == httpx.codes.UNAUTHORIZED and self._has_another_token(token):
             status, answer, after = await self._post(body, room)
         if status in UNAVAILABLE or status >= httpx.codes.INTERNAL_SERVER_ERROR:
             reason = f"status {status}"
@@ -173,11 +174,10 @@ class ScoringApi:
         except (httpx.TransportError, httpx.DecodingError, UnicodeError) as error:
             raise UnavailableError(type(error).__name__, kind="connection") from None
 
-    def _has_new_token(self) -> bool:
-        fresh: SecretStr | None = self._settings.read_again("ml_api_token")
-        changed = fresh != self._token
-        self._token = fresh
-        return changed
+    def _has_another_token(self, refused: SecretStr | None) -> bool:
+        # Than the one that was sent: meanwhile another request may have read the new one.
+        self._token = self._settings.read_again("ml_api_token")
+        return self._token != refused
 
     def _complaint(self, status: int) -> str:
         setting = "ML_API_URL, ML_API_CONTRACT, ML_API_MODEL"

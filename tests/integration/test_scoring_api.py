@@ -317,6 +317,34 @@ def test_a_token_that_is_refused_is_read_again_once(rotate: Callable[[str | None
     assert seen == ["Bearer old", "Bearer new-1"]
 
 
+def test_a_token_that_changes_under_several_requests_stops_none(
+    rotate: Callable[[str | None], None],
+) -> None:
+    """Each that was sent with the old one is sent again, not only the first that is refused."""
+    seen: list[str] = []
+    all_sent = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        sent = request.headers["Authorization"]
+        seen.append(sent)
+        if len(seen) == 3:
+            rotate("new")
+            all_sent.set()
+        await all_sent.wait()
+        return await _right(request) if sent == "Bearer new" else web.Response(status=401)
+
+    async def run() -> None:
+        async with serving(answer) as url, asyncio.timeout(10):
+            api = ScoringApi(factories.settings(ml_api_url=url, **OLD))
+            try:
+                await asyncio.gather(*(api.ask([factories.transaction()]) for _ in range(3)))
+            finally:
+                await api.close()
+
+    asyncio.run(run())
+    assert seen == ["Bearer old"] * 3 + ["Bearer new"] * 3
+
+
 @pytest.mark.parametrize("code", [401, 403])
 def test_a_token_that_is_refused_and_still_the_same_is_not_sent_again(
     rotate: Callable[[str | None], None], code: int
