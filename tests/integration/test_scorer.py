@@ -108,12 +108,13 @@ def test_the_same_id_with_other_content_is_asked_for_on_its_own(model_api: Model
 
 
 @pytest.mark.parametrize("size", [2, 7, 64, 100])
+@pytest.mark.parametrize("place", [0, 0.4, 1])
 @pytest.mark.parametrize("fault", ["poison", "poison_index"])
 def test_a_refused_batch_is_cut_until_the_culprit_stands_alone(
-    model_api: ModelApi, fault: str, size: int
+    model_api: ModelApi, fault: str, size: int, place: float
 ) -> None:
-    """One refused transaction costs at most 2·log2(n)+1 more requests, and its neighbours none."""
-    culprit = size // 3
+    """One refused transaction costs at most 2·log2(n)+1 more requests, wherever it stands."""
+    culprit = int(place * (size - 1))
     model_api.control(name=fault)
     failures = _failures(_score(model_api, factories.batch(size, poison=[culprit])))
     assert list(failures) == [culprit]

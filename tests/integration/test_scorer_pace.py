@@ -155,6 +155,22 @@ def test_a_refusal_of_all_is_an_outage_that_may_be_given_up(ceilings: list[float
     assert ceilings == [1]
 
 
+def test_the_breaker_holds_nothing_that_may_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With SCORING_ON_OUTAGE=dead_letter an outage goes through as fast as retries allow."""
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", 60.0)
+    monkeypatch.setattr(breaker, "LONGEST_PAUSE", 60.0)
+    monkeypatch.setattr(random, "uniform", lambda low, high: high if low else 0.0)
+    server = Server([500] * 100)
+
+    async def work(subject: Scorer) -> list[list[Outcome]]:
+        tasks = [subject.score(factories.batch(1, start=number)) for number in range(10)]
+        return await asyncio.gather(*tasks)
+
+    outcomes = run_scorer(server, work, max_retries=3, **GIVE_UP)
+    assert all(isinstance(outcome, Failure) for [outcome] in outcomes)
+    assert server.requests == 10 * 4
+
+
 async def _grow(subject: Scorer, least: int = ENOUGH) -> None:
     """Keep as many requests in flight as may be until more may be."""
     while subject.limit < least:
