@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from operators import breaker, scorer
 from operators.errors import ScoringError
+from operators.limiter import FIRST
 from operators.records import Failure, Message, Received
 from operators.score import PARTIAL_REQUESTS, _Lane
 from operators.scorer import Outcome, Scorer
@@ -224,6 +225,18 @@ def test_a_few_requests_keep_the_model_busy(make: Make, model_api: ModelApi) -> 
     worker.take(100)  # now a whole batch is waiting, which goes in any case
     worker.until(lambda: model_api.state()["requests"] > PARTIAL_REQUESTS)
     assert model_api.state()["elements"] == PARTIAL_REQUESTS + 3
+
+
+def test_no_more_is_sent_than_the_limit_says(make: Make, model_api: ModelApi) -> None:
+    """With SCORING_ADAPTIVE it begins low; the rest waits, and is in the snapshot."""
+    model_api.control(name="hang")
+    worker = make(scoring_adaptive=True, batch_size=2)
+    worker.take(0, 1)
+    worker.take(2, 3)
+    worker.take(4)
+    worker.until(lambda: model_api.state()["requests"] == FIRST)
+    assert model_api.state()["elements"] == 2 * FIRST == 4
+    assert worker.held() == [0, 1, 2, 3, 4]
 
 
 def test_what_is_taken_in_is_bounded(make: Make, model_api: ModelApi) -> None:

@@ -122,24 +122,28 @@ def test_its_own_failures_are_not_held_against_a_server(monkeypatch: pytest.Monk
     """One success of others, while a transaction fails with all its retries, says enough."""
     monkeypatch.setattr(breaker, "FAILURES", 100)  # others would wait for what waits for them here
     server = Server(500)
-    seen = asyncio.Event()
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         response = await server(request)
-        if server.poisoned == 6 and response.status == 500:
-            seen.set()
-            await _until(lambda: server.sizes[-1] == 3)
+        if response.status == 500 and server.poisoned % 4 == 2:
+            number = len(server.sizes)
+            await _until(lambda: len(server.sizes) > number)
         return response
 
     async def work(subject: Scorer) -> list[Outcome]:
         task = asyncio.create_task(subject.score(factories.batch(1, poison=[0])))
-        await seen.wait()
-        await subject.score(factories.batch(3, start=10))
+
+        async def succeed(during: int) -> None:
+            await _until(lambda: server.poisoned == during)
+            await subject.score(factories.batch(3, start=10))
+
+        await succeed(2)
+        await succeed(6)
         return await task
 
     [failure] = _failures(run_scorer(answer, work)).values()
     assert failure.attempts == server.poisoned == 8
-    assert server.sizes.count(3) == 1
+    assert server.sizes.count(3) == 2
 
 
 def test_a_server_that_often_fails_others_too_is_sick() -> None:
@@ -218,3 +222,69 @@ def test_what_is_refused_by_a_server_that_takes_others_waits_for_nobody() -> Non
 
     assert list(_failures(run_scorer(answer, work))) == [0]
     assert server.sizes == [2, 1, 3]
+
+
+@pytest.mark.parametrize("size", [1, 20])
+@pytest.mark.parametrize("batches", [2, 16])
+def test_several_culprits_at_once_are_all_found(batches: int, size: int) -> None:
+    """Though nothing else is asked for meanwhile: what they do is no sign of a sick server."""
+    server = Server(500)
+    culprits = [100 * number for number in range(batches)]
+
+    async def work(subject: Scorer) -> list[list[Outcome]]:
+        await subject.score(factories.batch(1, start=1))
+        tasks = [subject.score(factories.batch(size, start=it, poison=[it])) for it in culprits]
+        return await asyncio.gather(*tasks)
+
+    outcomes = [outcome for some in run_scorer(server, work) for outcome in some]
+    assert sorted(_failures(outcomes)) == culprits
+    assert len(outcomes) == batches * size
+
+
+def test_batches_of_nothing_but_culprits_are_cut() -> None:
+    """Also if nothing else is asked for: what passed before is the comparison."""
+    server = Server(500)
+
+    async def work(subject: Scorer) -> list[list[Outcome]]:
+        await subject.score(factories.batch(1, start=9))
+        tasks = [
+            subject.score(factories.batch(4, start=start, poison=range(start, start + 4)))
+            for start in (100, 200)
+        ]
+        return await asyncio.gather(*tasks)
+
+    outcomes = [outcome for some in run_scorer(server, work) for outcome in some]
+    assert sorted(_failures(outcomes)) == [*range(100, 104), *range(200, 204)]
+
+
+def test_a_part_that_passes_by_chance_is_no_proof_that_a_server_is_well() -> None:
+    """A server that fails half of all it is asked gives up nothing, whatever it is cut into."""
+    server = Server(500)
+    asked = 0
+    sick = True
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal asked
+        response = await server(request)
+        asked += 1
+        if sick and (asked % 2 or server.sizes[-1] in {1, 8}):  # only parts pass, now and then
+            return web.Response(status=500)
+        return response
+
+    async def work(subject: Scorer) -> list[list[Outcome]]:
+        nonlocal sick
+        sick = False
+        await subject.score(factories.batch(1, start=1))
+        sick = True
+        tasks = [
+            asyncio.create_task(subject.score(factories.batch(8, start=100 * number)))
+            for number in range(1, 5)
+        ]
+        await _until(lambda: asked > 150)
+        assert not all(task.done() for task in tasks)
+        sick = False
+        return await asyncio.gather(*tasks)
+
+    outcomes = [outcome for some in run_scorer(answer, work) for outcome in some]
+    assert not _failures(outcomes)
+    assert len(outcomes) == 4 * 8
