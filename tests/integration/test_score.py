@@ -276,6 +276,20 @@ def test_an_end_finishes_what_is_in_hand(make: Make, model_api: ModelApi) -> Non
     assert worker.offsets() == [0, 1, 2]
 
 
+def test_an_end_closes_what_is_open(make: Make) -> None:
+    """Connections, and the breaker, which is no worker's any more in the metrics."""
+
+    def breakers() -> float:
+        return REGISTRY.get_sample_value("fraud_model_breakers", {"state": "closed"}) or 0
+
+    before = breakers()
+    worker = make()
+    worker.take(0)
+    assert breakers() == before + 1
+    worker.finish()
+    assert breakers() == before
+
+
 def test_an_end_takes_half_of_the_time_for_a_stop(make: Make, model_api: ModelApi) -> None:
     """The other half is for the sinks. What is left is in the snapshot, and nothing goes on."""
     model_api.control(name="hang")
