@@ -49,7 +49,7 @@ class Limiter:
 
         :arg seconds: How long that took.
 
-        :arg in_flight: Requests that were in flight meanwhile.
+        :arg in_flight: Requests that were in flight when it was sent, itself included.
 
         """
         if not self._adaptive:
@@ -82,6 +82,6 @@ class Limiter:
         alone = self.limit == 1
         self._unhurried = median if known is None or alone else min(known, median)
         if known is not None and median > TOLERANCE * known and not alone:
-            self._limit = max(1.0, self._limit * 0.9)
+            self._limit *= 0.9
         elif self._reached:
             self._limit = min(float(self._most), self._limit + 1)

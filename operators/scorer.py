@@ -10,8 +10,11 @@ others succeed.
 3. A transaction that stands alone and is refused (400, 413, 422) is rejected if anything else
    passed since its batch was sent, or if a witness, a transaction that passed before, passes again.
    One that stands alone and fails otherwise is given all retries once more, and is given up as
-   exhausted if meanwhile at least nine in ten other requests succeed, or, without any others, if
-   the witness passes `WITNESSES` times in a row.
+   exhausted if the service was well before that and is well after it: at least nine in ten other
+   requests succeeded or, without any others, the witness passes `WITNESSES` times in a row.
+   Requests for what has failed with all retries are not among those others. It is suspected too,
+   and several culprits at once would keep each other from being found: for ever, if they take all
+   the places.
 4. Else nothing is learnt: the whole batch is tried again, for as long as it takes, while the
    breaker sees to it that a sick service is asked by one request at a time. With
    `SCORING_ON_OUTAGE=dead_letter` it is given up instead.
@@ -55,9 +58,11 @@ class _GivenUp(NamedTuple):
 
 
 class _Tally(NamedTuple):
-    """How many requests succeeded and failed so far; a refusal is neither."""
+    """Requests so far; a refusal is neither success nor failure."""
 
+    passed: int = 0
     successes: int = 0
+    """Those that passed, without what is suspected, since its failures do not count either."""
     failures: int = 0
 
 
@@ -128,13 +133,21 @@ class Scorer:
         self._breaker.close()
         await self._api.close()
 
-    async def _settle(self, transactions: list[Transaction], attempts: int = 0) -> Verdicts:
-        """Try with all patience, until there is a verdict for each."""
+    async def _settle(
+        self, transactions: list[Transaction], attempts: int = 0, *, well: bool = False
+    ) -> Verdicts:
+        """Try with all patience, until there is a verdict for each.
+
+        :arg attempts: So far; if there were any, these are suspected.
+
+        :arg well: Whether the service is known to be well, as far as others can tell.
+
+        """
         pauses = 0
         while True:
-            before = self._tally
+            before, suspect = self._tally, attempts > 0
             try:
-                return dict(await self._ask_repeatedly(transactions))
+                return dict(await self._ask_repeatedly(transactions, suspect=suspect))
             except RefusedError as refusal:
                 verdicts = await self._cut(transactions, refusal, before, attempts + 1)
                 if verdicts is not None:
@@ -146,25 +159,20 @@ class Scorer:
                 log.warning("model.refuses", reason=str(refusal), pause=pause)
                 await asyncio.sleep(pause)
             except ServiceError as failure:
-                attempts += self._tries
-                verdicts = await self._suspect(transactions, failure, before, attempts)
-                if verdicts is not None:
-                    return verdicts
                 cause = failure
+                attempts += self._tries
+                if not suspect:  # its own failures are not those of others
+                    before = before._replace(failures=before.failures + self._tries)
+                # Before and after, so that a service which comes back meanwhile proves nothing.
+                was_well, well = well, await self._is_well(before)
+                if len(transactions) > 1:
+                    verdicts, failed = await self._ask_each(_halves(transactions))
+                    if verdicts or well:
+                        return verdicts | await self._follow(failed, before, attempts + 1)
+                elif was_well and well:
+                    return _exhausted(transactions, failure, attempts)
             if not self._patient:
                 return _exhausted(transactions, cause, attempts)
-
-    async def _suspect(
-        self, transactions: list[Transaction], failure: ServiceError, before: _Tally, attempts: int
-    ) -> Verdicts | None:
-        """Find out whether they are the reason for a failure; None if the service may be it."""
-        if len(transactions) > 1:
-            verdicts, failed = await self._ask_each(_halves(transactions))
-            if verdicts or self._others_succeed(before, self._tries + len(failed)):
-                return verdicts | await self._follow(failed, before, attempts + 1)
-        elif attempts > self._tries and await self._is_well(before, self._tries):
-            return _exhausted(transactions, failure, attempts)
-        return None
 
     async def _cut(
         self,
@@ -197,30 +205,34 @@ class Scorer:
         verdicts: Verdicts = {}
         for transactions, cause in failed:
             found = await self._cut(transactions, cause, before, attempts)
-            verdicts |= await self._settle(transactions, attempts) if found is None else found
+            if found is None:
+                found = await self._settle(transactions, attempts, well=True)
+            verdicts |= found
         return verdicts
 
     async def _ask_each(self, parts: list[list[Transaction]]) -> tuple[Verdicts, Failed]:
-        """Ask for each part once."""
+        """Ask for each part of what failed once."""
         verdicts: Verdicts = {}
         failed: Failed = []
         for part in parts:
             try:
-                verdicts |= await self._ask(part)
+                verdicts |= await self._ask(part, suspect=True)
             except (RefusedError, ServiceError) as cause:
                 failed.append((part, cause))
         return verdicts, failed
 
     async def _is_alive(self, before: _Tally) -> bool:
         """Whether anything passed since; if not, whether the witness, if there is one, passes."""
-        if self._tally.successes > before.successes or self._witness is None:
+        if self._tally.passed > before.passed or self._witness is None:
             return True
         return await self._witness_passes()
 
-    async def _is_well(self, before: _Tally, own_failures: int) -> bool:
+    async def _is_well(self, before: _Tally) -> bool:
         """Whether other requests succeed; with none to look at, whether a known one does."""
-        if self._others(before, own_failures) != _Tally():
-            return self._others_succeed(before, own_failures)
+        successes = self._tally.successes - before.successes
+        failures = self._tally.failures - before.failures
+        if successes or failures:
+            return successes >= SUCCESSES_PER_FAILURE * failures
         for _ in range(WITNESSES):
             if not await self._witness_passes():
                 return False
@@ -236,27 +248,19 @@ class Scorer:
             return False
         return True
 
-    def _others(self, before: _Tally, own_failures: int) -> _Tally:
-        return _Tally(
-            self._tally.successes - before.successes,
-            self._tally.failures - before.failures - own_failures,
-        )
-
-    def _others_succeed(self, before: _Tally, own_failures: int) -> bool:
-        others = self._others(before, own_failures)
-        return others.successes > 0 and others.successes >= SUCCESSES_PER_FAILURE * others.failures
-
-    async def _ask_repeatedly(self, transactions: list[Transaction]) -> dict[UUID, Prediction]:
+    async def _ask_repeatedly(
+        self, transactions: list[Transaction], *, suspect: bool
+    ) -> dict[UUID, Prediction]:
         for attempt in range(1, self._tries):
             try:
-                return await self._ask(transactions)
+                return await self._ask(transactions, suspect=suspect)
             except UnavailableError as failure:
                 # What the service asks for, and not all workers at the same moment.
                 pause = failure.after + self._jitter(1 if failure.after else attempt)
                 metrics.RETRIES.labels(failure.kind).inc()
                 log.info("model.retry", reason=str(failure), attempt=attempt, pause=pause)
                 await asyncio.sleep(pause)
-        return await self._ask(transactions)
+        return await self._ask(transactions, suspect=suspect)
 
     def _jitter(self, attempt: int) -> float:
         """Seconds to wait, by full jitter.
@@ -267,21 +271,25 @@ class Scorer:
         return round(random.uniform(0, ceiling), 2)  # noqa: S311 - no secret
 
     async def _ask(
-        self, transactions: list[Transaction], *, known: bool = False
+        self, transactions: list[Transaction], *, suspect: bool = False, known: bool = False
     ) -> dict[UUID, Prediction]:
         """Ask once, when the breaker lets it, and learn from the answer.
 
-        If they are known to have passed before, a refusal is the service's failure too.
+        If they are suspected, a failure may be theirs. If they are known to have passed before, a
+        refusal is the service's failure too.
         """
         async with self._breaker.request(wait=self._patient):
             started = time.monotonic()
+            # Now, not at the end: answers that come together would each look like the last one.
+            in_flight = self._in_flight + 1
             try:
                 predictions = await self._ask_hedged(transactions)
             except UnavailableError as failure:
                 metrics.REQUESTS.labels("failed").inc()
                 if failure.kind == "connection":
                     metrics.CONNECTION_LOSSES.labels("model").inc()
-                self._tally = self._tally._replace(failures=self._tally.failures + 1)
+                if not suspect:
+                    self._tally = self._tally._replace(failures=self._tally.failures + 1)
                 if failure.overload:
                     self._limiter.overloaded()
                 raise
@@ -294,12 +302,11 @@ class Scorer:
             finally:
                 metrics.REQUEST_DURATION.observe(time.monotonic() - started)
             metrics.REQUESTS.labels("answered").inc()
-            self._tally = self._tally._replace(successes=self._tally.successes + 1)
+            passed, successes, failures = self._tally
+            self._tally = _Tally(passed + 1, successes + (not suspect), failures)
             self._witness = transactions[0]
-            self._refusals = 0
             if len(transactions) == self._full:
-                seconds = time.monotonic() - started
-                self._limiter.succeeded(seconds, in_flight=self._in_flight + 1)
+                self._limiter.succeeded(time.monotonic() - started, in_flight=in_flight)
             return predictions
 
     async def _ask_hedged(self, transactions: list[Transaction]) -> dict[UUID, Prediction]:

@@ -89,7 +89,6 @@ class ScoringApi:
         self._settings = settings
         self._target = httpx.URL(self.url)
         self._limit = settings.ml_api_timeout.total_seconds()
-        self._timeouts = {"timeout": httpx.Timeout(self._limit).as_dict()}
         self._token = settings.ml_api_token
         self._transport: AiohttpTransport | None = None
 
@@ -113,8 +112,9 @@ class ScoringApi:
     async def _ask(self, transactions: Sequence[Transaction]) -> dict[UUID, Prediction]:
         body = self._contract.encode(transactions)
         room = ANSWER_BYTES + ANSWER_BYTES_EACH * len(transactions)
+        token = self._token
         status, answer, after = await self._post(body, room)
-        if status == httpx.codes.UNAUTHORIZED and self._has_new_token():
+        if status == httpx.codes.UNAUTHORIZED and self._has_another_token(token):
             status, answer, after = await self._post(body, room)
         if status in UNAVAILABLE or status >= httpx.codes.INTERNAL_SERVER_ERROR:
             reason = f"status {status}"
@@ -147,9 +147,7 @@ class ScoringApi:
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token.get_secret_value()}"
         headers |= tracing.headers()
-        request = httpx.Request(
-            "POST", self._target, headers=headers, content=body, extensions=self._timeouts
-        )
+        request = httpx.Request("POST", self._target, headers=headers, content=body)
         try:
             # Without httpx's client: its cookies, redirects and credentials are not wanted here,
             # and took as much of the processor as all of the transport.
@@ -169,18 +167,17 @@ class ScoringApi:
             # The transport says so of any connection that was not made.
             reason = "no connection"
             raise UnavailableError(reason, kind="connection") from None
-        except (TimeoutError, httpx.TimeoutException):
+        except TimeoutError:
             reason = f"no answer within {self._limit:g} s"
             raise UnavailableError(reason, kind="timeout") from None
         # UnicodeError: a name that cannot be a host's, such as one with two dots in a row.
         except (httpx.TransportError, httpx.DecodingError, UnicodeError) as error:
             raise UnavailableError(type(error).__name__, kind="connection") from None
 
-    def _has_new_token(self) -> bool:
-        fresh: SecretStr | None = self._settings.read_again("ml_api_token")
-        changed = fresh != self._token
-        self._token = fresh
-        return changed
+    def _has_another_token(self, refused: SecretStr | None) -> bool:
+        # Than the one that was sent: meanwhile another request may have read the new one.
+        self._token = self._settings.read_again("ml_api_token")
+        return self._token != refused
 
     def _complaint(self, status: int) -> str:
         setting = "ML_API_URL, ML_API_CONTRACT, ML_API_MODEL"

@@ -1,6 +1,7 @@
 """What passes through the stream, made for tests: plain by default, with overrides for the rest."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -12,6 +13,7 @@ from settings import Settings
 __all__ = [
     "ABSENT",
     "ID",
+    "batch",
     "failure",
     "message",
     "prediction",
@@ -119,6 +121,27 @@ def received(*, of: Message | None = None, **overrides: Any) -> Received:
 
     """
     return Received(message() if of is None else of, transaction(**overrides))
+
+
+def batch(size: int, *, start: int = 0, poison: Sequence[int] = ()) -> list[Received]:
+    """Make transactions that differ.
+
+    :arg size: How many.
+
+    :arg start: Offset of the first.
+
+    :arg poison: Offsets of those whose description says so.
+
+    """
+    return [
+        received(
+            of=message(offset=number),
+            id=UUID(int=number + 1),
+            amount=Decimal(number),
+            description="poison" if number in poison else "order",
+        )
+        for number in range(start, start + size)
+    ]
 
 
 def scored(

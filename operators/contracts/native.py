@@ -37,7 +37,7 @@ def _blame(body: bytes) -> set[int]:
         places = [detail["loc"] for detail in from_json(body)["detail"]]
         # Of two parts only: a position in the text of what was no JSON.
         return {place[1] for place in places if len(place) > 2 and type(place[1]) is int}  # noqa: PLR2004
-    except (ValueError, TypeError, KeyError, IndexError):
+    except (ValueError, TypeError, KeyError):
         return set()
 
 

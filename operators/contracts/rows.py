@@ -18,8 +18,8 @@ class PredictionJson(TypedDict):
 
     transaction_id: UUID
     prediction: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\A[^\x00]*\z")]
-    # Strict: a text or a boolean is no score, and neither is NaN.
-    fraud_score: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+    # Strict: a text or a boolean is no score. Neither is NaN, which is not in any range.
+    fraud_score: Annotated[float, Field(strict=True, ge=0, le=1)]
     model_version: NotRequired[
         Annotated[str, Field(max_length=200, pattern=r"\A[^\x00]*\z")] | None
     ]

@@ -126,7 +126,7 @@ def test_a_backlog_makes_full_batches(model_api: ModelApi) -> None:
 
 
 def test_a_trickle_makes_batches_while_the_model_is_busy(model_api: ModelApi) -> None:
-    """One at a time is not sent one at a time: two requests keep the model busy, the rest waits."""
+    """One at a time is not sent so: a few requests keep the model busy, and the rest waits."""
     values = [json.dumps(transaction_json(id=number)).encode() for number in range(150)]
     model_api.control(name="slow", delay_ms=300)
     outcome = run(

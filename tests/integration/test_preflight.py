@@ -274,6 +274,7 @@ def test_a_broker_that_hangs_is_told(start: Start) -> None:
         ({"name": "html"}, "not the contract's answer"),
         ({"name": "status", "code": 503}, "status 503"),
         ({"name": "redirect"}, "answered 307"),
+        ({"name": "status", "code": 422}, "answered 422 to an empty batch"),
         ({"name": "hang"}, "no answer"),
         ({"name": "reset"}, ""),
     ],

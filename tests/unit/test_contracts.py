@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from operators.contracts import NATIVE, BadAnswerError
@@ -201,3 +201,60 @@ def test_any_bytes_are_predictions_or_no_answer(body: bytes) -> None:
     """Nothing else is raised, whatever a server sends."""
     with suppress(BadAnswerError):
         NATIVE.decode(body)
+
+
+def _refusal(*places: Any) -> bytes:
+    return json.dumps({"detail": [{"loc": place, "msg": MARKER} for place in places]}).encode()
+
+
+def test_a_refusal_names_elements() -> None:
+    """As FastAPI does: the position in the array is the second part of the place."""
+    body = _refusal(["body", 3, "amount"], ["body", 0, "merchant", "str"], ["body", 3, "side"])
+
+    assert NATIVE.blame(body) == {0, 3}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(_refusal(["body", 17]), id="position in a text that is no JSON"),
+        pytest.param(_refusal(["body"]), id="all of it"),
+        pytest.param(_refusal([]), id="no place"),
+        pytest.param(_refusal(["body", True, "amount"]), id="boolean"),
+        pytest.param(_refusal(["body", "3", "amount"]), id="text"),
+        pytest.param(_refusal(["body", 3.0, "amount"]), id="float"),
+        pytest.param(_refusal(["body", None, "amount"]), id="null"),
+        pytest.param(_refusal("body"), id="place is a text"),
+        pytest.param(_refusal({"a": 1, "b": 2, "c": 3}), id="place is an object"),
+        pytest.param(_refusal(3), id="place is a number"),
+        pytest.param(b'{"detail": [{}]}', id="without place"),
+        pytest.param(b'{"detail": [3]}', id="detail of numbers"),
+        pytest.param(b'{"detail": 3}', id="detail is a number"),
+        pytest.param(b'{"detail": "There was an error parsing the body"}', id="detail is a text"),
+        pytest.param(b'{"error": "Bad Request"}', id="no detail"),
+        pytest.param(b"[]", id="array"),
+        pytest.param(b"Bad Request", id="no JSON"),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\xff", id="not UTF-8"),
+        pytest.param(b"[" * 100_000, id="100,000 brackets"),
+    ],
+)
+def test_a_refusal_that_names_no_element_blames_nobody(body: bytes) -> None:
+    """Then the culprit is looked for by halves."""
+    assert NATIVE.blame(body) == set()
+
+
+@example(b'{"detail": [{"loc": ["body", 1, "amount"]}, {"loc": null}]}')
+@given(
+    st.binary()
+    | st.recursive(
+        st.none() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["detail", "loc", "a", "b", "c"]), inner)
+        ),
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_any_bytes_may_be_a_refusal(body: bytes) -> None:
+    """Nothing is raised, whatever a server sends with it."""
+    assert all(type(place) is int for place in NATIVE.blame(body))

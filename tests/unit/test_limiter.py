@@ -40,6 +40,15 @@ def test_it_settles_where_requests_begin_to_queue() -> None:
     assert 4 <= min(limits[50:]) <= max(limits[50:]) <= 16
 
 
+def test_a_server_that_staggers_is_spared() -> None:
+    """When the server carries less than before, the limit comes down, a tenth a window."""
+    subject = Limiter(MOST, adaptive=True)
+    _serve(subject, capacity=MOST, windows=30)
+    limits = _serve(subject, capacity=2, windows=20)
+    assert limits[0] == int(MOST * 0.9)
+    assert set(limits[-10:]) == {6, 7}  # where answers take three times as long as unhurried
+
+
 def test_a_server_that_scales_up_is_used() -> None:
     """When the server carries more than before, the limit follows."""
     subject = Limiter(64, adaptive=True)
@@ -88,6 +97,40 @@ def test_it_begins_low_and_begins_anew_after_an_outage() -> None:
     assert subject.limit == FIRST
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_it_is_never_above_its_highest(most: int) -> None:
+    """Neither as it begins, nor when it has grown, nor after an outage."""
+    subject = Limiter(most, adaptive=True)
+    limits = [subject.limit, *_serve(subject, capacity=most, windows=5)]
+    subject.restart()
+    assert max(*limits, subject.limit) == limits[-1] == most
+
+
+def test_it_moves_once_for_a_window() -> None:
+    """A window is as many answers as may be in flight, ten at least."""
+    subject = Limiter(MOST, adaptive=True)
+    for limit in range(FIRST, MOST):
+        for _ in range(max(WINDOW, limit)):
+            assert subject.limit == limit
+            subject.succeeded(0.02, in_flight=subject.limit)
+    assert subject.limit == MOST
+
+
+@pytest.mark.parametrize("event", ["overloaded", "restart"])
+def test_a_window_begins_anew_with_the_limit(event: str) -> None:
+    """Latencies under another limit say nothing of this one."""
+    subject = Limiter(MOST, adaptive=True)
+    for _ in range(WINDOW - 1):
+        subject.succeeded(0.02, in_flight=subject.limit)
+    getattr(subject, event)()
+    limit = subject.limit
+    for _ in range(WINDOW - 1):
+        subject.succeeded(0.02, in_flight=subject.limit)
+        assert subject.limit == limit
+    subject.succeeded(0.02, in_flight=subject.limit)
+    assert subject.limit == limit + 1
+
+
 def test_it_does_not_grow_where_it_is_not_needed() -> None:
     """A limit that is not reached stays as it is."""
     subject = Limiter(MOST, adaptive=True)
@@ -99,7 +142,9 @@ def test_it_does_not_grow_where_it_is_not_needed() -> None:
 def test_a_fixed_number_stays() -> None:
     """With SCORING_ADAPTIVE=false the limit is the highest, whatever happens."""
     subject = Limiter(MOST, adaptive=False)
-    _serve(subject, capacity=1, windows=50)
+    assert _serve(subject, capacity=MOST, windows=5) == [MOST] * 5
+    assert _serve(subject, capacity=1, windows=50) == [MOST] * 50
     subject.overloaded()
+    assert subject.limit == MOST
     subject.restart()
     assert subject.limit == MOST

@@ -1,0 +1,290 @@
+"""What the scorer makes of a batch that fails: who is the culprit, and whether there is one."""
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from operators import breaker, scorer
+from operators.records import Failure, Scored
+from operators.scorer import Outcome, Scorer
+from tests import factories
+from tests.serving import predictions, run_scorer
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries and probes come at once, or these tests would wait."""
+    monkeypatch.setattr(scorer, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(breaker, "LONGEST_PAUSE", 0.02)
+
+
+class Server:
+    """Answers batches without poison rightly, and those with it as it is told.
+
+    :arg status: Of the answer to a batch with poison.
+
+    :arg blame: Positions that it names, whatever the batch.
+
+    """
+
+    def __init__(self, status: int, blame: Callable[[int], list[int]] = lambda _size: []) -> None:
+        self.status, self.blame = status, blame
+        self.sizes: list[int] = []
+        self.poisoned = 0
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer."""
+        transactions: list[Mapping[str, Any]] = await request.json()
+        self.sizes.append(len(transactions))
+        if all(item["description"] != "poison" for item in transactions):
+            return predictions(transactions)
+        self.poisoned += 1
+        places = self.blame(len(transactions))
+        detail = [{"loc": ["body", place, "amount"]} for place in places]
+        return web.json_response({"detail": detail}, status=self.status)
+
+
+def _failures(outcomes: list[Outcome]) -> dict[int, Failure]:
+    return {o.message.offset: o for o in outcomes if isinstance(o, Failure)}
+
+
+@pytest.mark.parametrize(
+    "blame",
+    [
+        lambda size: [size + 83],
+        lambda _size: [-1],
+        lambda size: list(range(size)),
+    ],
+    ids=["behind the end", "before the beginning", "everybody"],
+)
+def test_a_blame_that_is_of_no_use_costs_little(blame: Callable[[int], list[int]]) -> None:
+    """The culprit is found by halves, and nobody else is rejected."""
+    server = Server(422, blame)
+    outcomes = run_scorer(server, lambda it: it.score(factories.batch(64, poison=[21])))
+    assert list(_failures(outcomes)) == [21]
+    assert len(outcomes) == 64
+    # Of eight who are named each is asked for alone, where halves would cost six.
+    assert len(server.sizes) - 1 <= 2 * math.log2(64) + 2
+
+
+def test_a_batch_in_which_all_are_named_has_no_rest() -> None:
+    """Each is asked for alone, and nothing else is."""
+    server = Server(422, lambda size: list(range(size)))
+    outcomes = run_scorer(server, lambda it: it.score(factories.batch(3, poison=[0, 1, 2])))
+    assert sorted(_failures(outcomes)) == [0, 1, 2]
+    assert server.sizes == [3, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("size", "parts"), [(1, 1), (2, 2), (4, 3), (8, 4)])
+def test_a_dead_letter_says_how_often_it_was_sent(size: int, parts: int) -> None:
+    """Alone and as part of others."""
+    server = Server(400)
+    outcomes = run_scorer(server, lambda it: it.score(factories.batch(size, poison=[0])))
+    [failure] = _failures(outcomes).values()
+    assert failure.attempts == server.poisoned == parts
+
+
+def test_one_that_breaks_the_server_says_how_often_it_was_sent() -> None:
+    """With all retries as part of its batch, once in a half, and with all retries alone."""
+    server = Server(500)
+    outcomes = run_scorer(server, lambda it: it.score(factories.batch(2, poison=[0])))
+    [failure] = _failures(outcomes).values()
+    assert failure.disposition == "exhausted"
+    assert failure.attempts == server.poisoned == 4 + 1 + 4
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - the server is asked by nobody else
+        await asyncio.sleep(0.001)
+
+
+def test_a_batch_of_nothing_but_culprits_is_cut_if_others_succeed() -> None:
+    """None of its halves passes; what else passes shows that the server is well."""
+    server = Server(500)
+
+    async def work(subject: Scorer) -> list[Outcome]:
+        task = asyncio.create_task(subject.score(factories.batch(2, poison=[0, 1])))
+        while not task.done():
+            await subject.score(factories.batch(1, start=10))
+        return task.result()
+
+    failures = _failures(run_scorer(server, work))
+    assert sorted(failures) == [0, 1]
+    assert {failure.disposition for failure in failures.values()} == {"exhausted"}
+
+
+def test_its_own_failures_are_not_held_against_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One success of others, while a transaction fails with all its retries, says enough."""
+    monkeypatch.setattr(breaker, "FAILURES", 100)  # others would wait for what waits for them here
+    server = Server(500)
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = await server(request)
+        if response.status == 500 and server.poisoned % 4 == 2:
+            number = len(server.sizes)
+            await _until(lambda: len(server.sizes) > number)
+        return response
+
+    async def work(subject: Scorer) -> list[Outcome]:
+        task = asyncio.create_task(subject.score(factories.batch(1, poison=[0])))
+
+        async def succeed(during: int) -> None:
+            await _until(lambda: server.poisoned == during)
+            await subject.score(factories.batch(3, start=10))
+
+        await succeed(2)
+        await succeed(6)
+        return await task
+
+    [failure] = _failures(run_scorer(answer, work)).values()
+    assert failure.attempts == server.poisoned == 8
+    assert server.sizes.count(3) == 2
+
+
+def test_a_server_that_often_fails_others_too_is_sick() -> None:
+    """A transaction is not given up while half of all other requests fail."""
+    server = Server(500)
+    sick = True
+    others = 0
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal others
+        response = await server(request)
+        if response.status == 200:
+            others += 1
+            if sick and others % 2:
+                return web.Response(status=500)
+        return response
+
+    async def work(subject: Scorer) -> list[Outcome]:
+        nonlocal sick
+        task = asyncio.create_task(subject.score(factories.batch(1, poison=[0])))
+        while not task.done():
+            sick = server.poisoned < 24
+            await subject.score(factories.batch(1, start=10))
+        return task.result()
+
+    [failure] = _failures(run_scorer(answer, work)).values()
+    assert failure.attempts >= 24
+
+
+def test_one_success_of_what_passed_before_is_not_enough() -> None:
+    """A server that fails one request in three may have failed this one by chance."""
+    server = Server(500)
+    comparisons = 0
+    sick = True
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal comparisons
+        response = await server(request)
+        if response.status == 200:
+            comparisons += 1
+            if sick and comparisons % 3 == 0:
+                return web.Response(status=500)
+        return response
+
+    async def work(subject: Scorer) -> list[Outcome]:
+        nonlocal sick
+        await subject.score(factories.batch(1, start=1))
+        task = asyncio.create_task(subject.score(factories.batch(1, poison=[0])))
+        await _until(lambda: comparisons > 10 or task.done())
+        assert not task.done()
+        sick = False
+        return await task
+
+    [outcome] = run_scorer(answer, work)
+    assert isinstance(outcome, Failure)
+    assert outcome.disposition == "exhausted"
+
+
+def test_what_is_refused_by_a_server_that_takes_others_waits_for_nobody() -> None:
+    """What passed while it was asked for is comparison enough: nothing is asked for again."""
+    server = Server(400)
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = await server(request)
+        if response.status == 400:
+            await _until(lambda: 3 in server.sizes)
+        return response
+
+    async def work(subject: Scorer) -> list[Outcome]:
+        await subject.score(factories.batch(2, start=20))
+        task = asyncio.create_task(subject.score(factories.batch(1, poison=[0])))
+        await _until(lambda: server.poisoned == 1)
+        others = await subject.score(factories.batch(3, start=10))
+        assert all(isinstance(outcome, Scored) for outcome in others)
+        return await task
+
+    assert list(_failures(run_scorer(answer, work))) == [0]
+    assert server.sizes == [2, 1, 3]
+
+
+@pytest.mark.parametrize("size", [1, 20])
+@pytest.mark.parametrize("batches", [2, 16])
+def test_several_culprits_at_once_are_all_found(batches: int, size: int) -> None:
+    """Though nothing else is asked for meanwhile: what they do is no sign of a sick server."""
+    server = Server(500)
+    culprits = [100 * number for number in range(batches)]
+
+    async def work(subject: Scorer) -> list[list[Outcome]]:
+        await subject.score(factories.batch(1, start=1))
+        tasks = [subject.score(factories.batch(size, start=it, poison=[it])) for it in culprits]
+        return await asyncio.gather(*tasks)
+
+    outcomes = [outcome for some in run_scorer(server, work) for outcome in some]
+    assert sorted(_failures(outcomes)) == culprits
+    assert len(outcomes) == batches * size
+
+
+def test_batches_of_nothing_but_culprits_are_cut() -> None:
+    """Also if nothing else is asked for: what passed before is the comparison."""
+    server = Server(500)
+
+    async def work(subject: Scorer) -> list[list[Outcome]]:
+        await subject.score(factories.batch(1, start=9))
+        tasks = [
+            subject.score(factories.batch(4, start=start, poison=range(start, start + 4)))
+            for start in (100, 200)
+        ]
+        return await asyncio.gather(*tasks)
+
+    outcomes = [outcome for some in run_scorer(server, work) for outcome in some]
+    assert sorted(_failures(outcomes)) == [*range(100, 104), *range(200, 204)]
+
+
+def test_a_part_that_passes_by_chance_is_no_proof_that_a_server_is_well() -> None:
+    """A server that fails half of all it is asked gives up nothing, whatever it is cut into."""
+    server = Server(500)
+    asked = 0
+    sick = True
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal asked
+        response = await server(request)
+        asked += 1
+        if sick and (asked % 2 or server.sizes[-1] in {1, 8}):  # only parts pass, now and then
+            return web.Response(status=500)
+        return response
+
+    async def work(subject: Scorer) -> list[list[Outcome]]:
+        nonlocal sick
+        sick = False
+        await subject.score(factories.batch(1, start=1))
+        sick = True
+        tasks = [
+            asyncio.create_task(subject.score(factories.batch(8, start=100 * number)))
+            for number in range(1, 5)
+        ]
+        await _until(lambda: asked > 150)
+        assert not all(task.done() for task in tasks)
+        sick = False
+        return await asyncio.gather(*tasks)
+
+    outcomes = [outcome for some in run_scorer(answer, work) for outcome in some]
+    assert not _failures(outcomes)
+    assert len(outcomes) == 4 * 8
