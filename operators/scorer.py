@@ -12,9 +12,8 @@ others succeed.
    One that stands alone and fails otherwise is given all retries once more, and is given up as
    exhausted if the service was well before that and is well after it: at least nine in ten other
    requests succeeded or, without any others, the witness passes `WITNESSES` times in a row.
-   Requests for what has failed with all retries are not among those others. It is suspected too,
-   and several culprits at once would keep each other from being found: for ever, if they take all
-   the places.
+   What has failed with all retries itself is not among these others, or several culprits at once
+   would keep each other from being found: for ever, if they take all the places.
 4. Else nothing is learnt: the whole batch is tried again, for as long as it takes, while the
    breaker sees to it that a sick service is asked by one request at a time. With
    `SCORING_ON_OUTAGE=dead_letter` it is given up instead.
@@ -62,7 +61,7 @@ class _Tally(NamedTuple):
 
     passed: int = 0
     successes: int = 0
-    """Those that passed, without what is suspected, since its failures do not count either."""
+    """Those that passed, without suspects: their failures do not count either."""
     failures: int = 0
 
 
@@ -211,12 +210,12 @@ class Scorer:
         return verdicts
 
     async def _ask_each(self, parts: list[list[Transaction]]) -> tuple[Verdicts, Failed]:
-        """Ask for each part of what failed once."""
+        """Ask for each part once."""
         verdicts: Verdicts = {}
         failed: Failed = []
         for part in parts:
             try:
-                verdicts |= await self._ask(part, suspect=True)
+                verdicts |= await self._ask(part)
             except (RefusedError, ServiceError) as cause:
                 failed.append((part, cause))
         return verdicts, failed
