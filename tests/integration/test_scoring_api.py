@@ -14,7 +14,6 @@ from aiohttp import web
 from operators.errors import ScoringError
 from operators.records import Prediction
 from operators.scoring_api import ScoringApi, UnavailableError
-from ops.servers import free_port
 from tests import factories
 from tests.serving import Answer, predictions, serving
 
@@ -124,7 +123,7 @@ def test_an_answer_that_does_not_begin_is_not_waited_for() -> None:
     assert (str(failure), failure.kind) == ("no answer within 0.3 s", "timeout")
 
 
-@pytest.mark.parametrize("host", [f"127.0.0.1:{free_port()}", "model.invalid", "a..b"])
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "model.invalid", "a..b"])
 def test_where_nobody_listens_there_is_no_connection(host: str) -> None:
     """A closed port, a name that nobody has, and one that nobody can have."""
     assert _unavailable(_right, ml_api_url=f"http://{host}").kind == "connection"
