@@ -57,11 +57,9 @@ class _GivenUp(NamedTuple):
 
 
 class _Tally(NamedTuple):
-    """Requests so far; a refusal is neither success nor failure."""
+    """How many requests succeeded and failed so far; a refusal is neither, nor is a suspect's."""
 
-    passed: int = 0
     successes: int = 0
-    """Those that passed, without suspects: their failures do not count either."""
     failures: int = 0
 
 
@@ -222,7 +220,7 @@ class Scorer:
 
     async def _is_alive(self, before: _Tally) -> bool:
         """Whether anything passed since; if not, whether the witness, if there is one, passes."""
-        if self._tally.passed > before.passed or self._witness is None:
+        if self._tally.successes > before.successes or self._witness is None:
             return True
         return await self._witness_passes()
 
@@ -301,8 +299,8 @@ class Scorer:
             finally:
                 metrics.REQUEST_DURATION.observe(time.monotonic() - started)
             metrics.REQUESTS.labels("answered").inc()
-            passed, successes, failures = self._tally
-            self._tally = _Tally(passed + 1, successes + (not suspect), failures)
+            if not suspect:
+                self._tally = self._tally._replace(successes=self._tally.successes + 1)
             self._witness = transactions[0]
             if len(transactions) == self._full:
                 self._limiter.succeeded(time.monotonic() - started, in_flight=in_flight)
