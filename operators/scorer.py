@@ -12,9 +12,8 @@ others succeed.
    One that stands alone and fails otherwise is given all retries once more, and is given up as
    exhausted if the service was well before that and is well after it: at least nine in ten other
    requests succeeded or, without any others, the witness passes `WITNESSES` times in a row.
-   Requests for what has failed with all retries are not among those others. It is suspected too,
-   and several culprits at once would keep each other from being found: for ever, if they take all
-   the places.
+   What has failed with all retries itself is not among these others, or several culprits at once
+   would keep each other from being found: for ever, if they take all the places.
 4. Else nothing is learnt: the whole batch is tried again, for as long as it takes, while the
    breaker sees to it that a sick service is asked by one request at a time. With
    `SCORING_ON_OUTAGE=dead_letter` it is given up instead.
@@ -58,11 +57,9 @@ class _GivenUp(NamedTuple):
 
 
 class _Tally(NamedTuple):
-    """Requests so far; a refusal is neither success nor failure."""
+    """How many requests succeeded and failed so far; a refusal is neither, nor is a suspect's."""
 
-    passed: int = 0
     successes: int = 0
-    """Those that passed, without what is suspected, since its failures do not count either."""
     failures: int = 0
 
 
@@ -211,19 +208,19 @@ class Scorer:
         return verdicts
 
     async def _ask_each(self, parts: list[list[Transaction]]) -> tuple[Verdicts, Failed]:
-        """Ask for each part of what failed once."""
+        """Ask for each part once."""
         verdicts: Verdicts = {}
         failed: Failed = []
         for part in parts:
             try:
-                verdicts |= await self._ask(part, suspect=True)
+                verdicts |= await self._ask(part)
             except (RefusedError, ServiceError) as cause:
                 failed.append((part, cause))
         return verdicts, failed
 
     async def _is_alive(self, before: _Tally) -> bool:
         """Whether anything passed since; if not, whether the witness, if there is one, passes."""
-        if self._tally.passed > before.passed or self._witness is None:
+        if self._tally.successes > before.successes or self._witness is None:
             return True
         return await self._witness_passes()
 
@@ -302,8 +299,8 @@ class Scorer:
             finally:
                 metrics.REQUEST_DURATION.observe(time.monotonic() - started)
             metrics.REQUESTS.labels("answered").inc()
-            passed, successes, failures = self._tally
-            self._tally = _Tally(passed + 1, successes + (not suspect), failures)
+            if not suspect:
+                self._tally = self._tally._replace(successes=self._tally.successes + 1)
             self._witness = transactions[0]
             if len(transactions) == self._full:
                 self._limiter.succeeded(time.monotonic() - started, in_flight=in_flight)

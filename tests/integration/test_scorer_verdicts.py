@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -288,3 +289,49 @@ def test_a_part_that_passes_by_chance_is_no_proof_that_a_server_is_well() -> Non
     outcomes = [outcome for some in run_scorer(answer, work) for outcome in some]
     assert not _failures(outcomes)
     assert len(outcomes) == 4 * 8
+
+
+def test_what_is_suspected_is_no_proof_that_a_server_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of what failed before some pass at last; its failures do not count, nor does this."""
+    monkeypatch.setattr(breaker, "FAILURES", 1_000)  # nothing waits for a probe here
+    sick = True
+    poisoned = 0
+    asked: Counter[str] = Counter()
+    held: list[asyncio.Event] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal poisoned
+        [item] = await request.json()
+        if item["description"] == "poison":
+            poisoned += 1
+            if held:
+                held.pop().set()
+            await asyncio.sleep(0.05)  # that one has passed before this one fails
+            return web.Response(status=500)
+        asked[item["id"]] += 1
+        if sick and asked[item["id"]] != 2:  # once more: it is asked for again as a comparison
+            return web.Response(status=500)
+        if sick:
+            held.append(asyncio.Event())
+            await held[-1].wait()
+        return predictions([item])
+
+    async def work(subject: Scorer) -> list[Outcome]:
+        nonlocal sick
+        others = [
+            asyncio.create_task(subject.score(factories.batch(1, start=start)))
+            for start in range(10, 16)
+        ]
+        await _until(lambda: len(held) == len(others))
+        task = asyncio.create_task(subject.score(factories.batch(1, poison=[0])))
+        await _until(lambda: poisoned == len(others) or task.done())
+        assert not task.done()
+        sick = False
+        await asyncio.gather(*others)
+        return await task
+
+    [outcome] = run_scorer(answer, work, max_retries=0)
+    assert isinstance(outcome, Failure)
+    assert outcome.disposition == "exhausted"
