@@ -155,3 +155,19 @@ def model_api(_model_api: ModelApi) -> Iterator[ModelApi]:
     yield _model_api
     _model_api.recover()
     _model_api.reset()
+
+
+@pytest.fixture
+def token_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The file that ML_API_TOKEN_FILE names, where the settings are read again; it holds `old`."""
+    file = tmp_path / "token"
+    file.write_text("old")
+    for name, value in {
+        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "KAFKA_CONSUMER_GROUP": "test",
+        "DATABASE_URL": "postgresql://127.0.0.1/test",
+        "ML_API_URL": "http://127.0.0.1:1",
+        "ML_API_TOKEN_FILE": str(file),
+    }.items():
+        monkeypatch.setenv(name, value)
+    return file

@@ -390,25 +390,13 @@ def test_an_answer_that_no_retry_mends_stops_the_stream(model_api: ModelApi, cod
     assert model_api.state()["requests"] == 1
 
 
-def test_a_token_that_was_rotated_is_read_again(
-    servers_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_token_that_was_rotated_is_read_again(servers_folder: Path, token_file: Path) -> None:
     """After a 401 the token's file is read once more before the stream stops."""
-    file = tmp_path / "token"
-    file.write_text("old")
-    for name, value in {
-        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
-        "KAFKA_CONSUMER_GROUP": "test",
-        "DATABASE_URL": "postgresql://127.0.0.1/test",
-        "ML_API_URL": "http://127.0.0.1:1",
-        "ML_API_TOKEN_FILE": str(file),
-    }.items():
-        monkeypatch.setenv(name, value)
     old = {"ml_api_token": "old"}
     with ModelApi(servers_folder / "token", options=["--token", "new"]) as model_api:
         with pytest.raises(ScoringError, match="ML_API_TOKEN"):
             _score(model_api, factories.batch(3), **old)
-        file.write_text("new\n")
+        token_file.write_text("new\n")
         assert not _failures(_score(model_api, factories.batch(3), **old))
 
 

@@ -275,24 +275,14 @@ OLD: dict[str, Any] = {"ml_api_token": "old"}
 
 
 @pytest.fixture
-def rotate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str | None], None]:
+def rotate(token_file: Path) -> Callable[[str | None], None]:
     """Put another token into the file that ML_API_TOKEN_FILE names; None takes the file away."""
-    file = tmp_path / "token"
-    file.write_text("old")
-    for name, value in {
-        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
-        "KAFKA_CONSUMER_GROUP": "test",
-        "DATABASE_URL": "postgresql://127.0.0.1/test",
-        "ML_API_URL": "http://127.0.0.1:1",
-        "ML_API_TOKEN_FILE": str(file),
-    }.items():
-        monkeypatch.setenv(name, value)
 
     def change(token: str | None) -> None:
         if token is None:
-            file.unlink()
+            token_file.unlink()
         else:
-            file.write_text(token)
+            token_file.write_text(token)
 
     return change
 

@@ -5,7 +5,6 @@ once: paths of volumes, addresses of other services, and the addresses of the po
 127.0.0.1, 127.0.0.2, … in the hostfile.
 """
 
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -108,18 +107,12 @@ class Container(Server):
     def run(self) -> None:
         """Run it to its end, and see that it went well."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            done = subprocess.run(  # noqa: S603 - of the manifests
-                self.command(),
-                cwd=self.directory,
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                timeout=self.stop_limit.total_seconds(),
-                check=False,
-            )
-        assert done.returncode == 0, f"{self.name}: {done.returncode}:\n{self.log_tail()}"
+        try:
+            self._spawn()  # not `start`, for which one that has ended already has failed
+            status = self.wait()
+        finally:
+            self.kill()
+        assert status == 0, f"{self.name} ended with {status}:\n{self.log_tail()}"
 
     def wait(self) -> int:
         """Wait for its end: its exit code."""
