@@ -10,7 +10,9 @@ import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any, Final, cast
 
@@ -223,8 +225,10 @@ def _end_on_signals() -> None:
     """End at once on SIGTERM or SIGINT: nothing has begun, and a check may wait for long."""
 
     def end(number: int, _frame: FrameType | None) -> None:
-        log.info("stop", signal=signal.Signals(number).name)
-        os._exit(0)
+        try:  # it may have come in the middle of another line, which the log does not allow
+            log.info("stop", signal=signal.Signals(number).name)
+        finally:
+            os._exit(0)
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
@@ -232,14 +236,22 @@ def _end_on_signals() -> None:
 
 def _stop_on_signals(stop: Stop, health: Health) -> None:
     """End in good order on the first SIGTERM or SIGINT, at once on the second."""
+    # A signal can come in the middle of a line of the log, and whatever is written then raises an
+    # error. So a thread writes of it; this queue is made to be filled by a signal handler.
+    came: SimpleQueue[int] = SimpleQueue()
+
+    def report() -> None:
+        log.info("stop", signal=signal.Signals(came.get()).name)
+
+    threading.Thread(target=report, name="signals", daemon=True).start()
 
     def request(number: int, _frame: FrameType | None) -> None:
         if stop.requested:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        log.info("stop", signal=signal.Signals(number).name)
-        health.stopping()
         stop.request()
+        health.stopping()
+        came.put(number)
 
     signal.signal(signal.SIGTERM, request)
     signal.signal(signal.SIGINT, request)

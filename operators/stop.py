@@ -1,6 +1,5 @@
 """The wish to stop, and how long ago it came."""
 
-import threading
 import time
 from datetime import timedelta
 
@@ -20,20 +19,18 @@ class Stop:
 
     def __init__(self, limit: timedelta) -> None:
         self._limit = limit.total_seconds()
-        self._event = threading.Event()
-        self._at = 0.0
+        self._at: float | None = None
 
     def request(self) -> None:
-        """Ask for the end; may be called from a signal handler."""
-        if not self._event.is_set():
+        """Ask for the end; may be called from a signal handler, so it takes no lock."""
+        if self._at is None:
             self._at = time.monotonic()
-            self._event.set()
 
     @property
     def requested(self) -> bool:
         """Whether the end was asked for."""
-        return self._event.is_set()
+        return self._at is not None
 
     def overdue(self, share: float = 1.0) -> bool:
         """Whether the end was asked for longer ago than this share of the limit."""
-        return self.requested and time.monotonic() - self._at > share * self._limit
+        return self._at is not None and time.monotonic() - self._at > share * self._limit
