@@ -135,7 +135,7 @@ def make_topics(broker: KafkaServer) -> Callable[..., Topics]:
         run = secrets.token_hex(4)
         topics = Topics(f"transactions-{run}", f"transactions-failed-{run}", f"scoring-{run}")
         broker.create_topic(topics.transactions, partitions)
-        broker.create_topic(topics.failed, partitions)
+        broker.create_error_topic(topics.failed, partitions)
         return topics
 
     return make

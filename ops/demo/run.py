@@ -93,8 +93,8 @@ class _Stage:
         """Start everything; the stack ends it in reverse order."""
         for server in (self.broker, self.database, self.model):
             stack.enter_context(server)
-        for topic in (TOPIC, ERROR_TOPIC):
-            self.broker.create_topic(topic, self._partitions)
+        self.broker.create_topic(TOPIC, self._partitions)
+        self.broker.create_error_topic(ERROR_TOPIC, self._partitions)
         self.database.create_database(DATABASE)
         migrate(self.database.url(DATABASE))
         stack.enter_context(self.flow)

@@ -87,6 +87,16 @@ class KafkaServer(Server, ABC):
         limit = timedelta(seconds=_TIMEOUT)
         wait_until(lambda: _usable(admin, name, partitions), limit, what=f"topic {name}")
 
+    def create_error_topic(self, name: str, partitions: int) -> None:
+        """Create a topic that is written in transactions, as `create_topic` does.
+
+        :arg name: New to this broker.
+
+        :arg partitions: How many; the embedded broker has one.
+
+        """
+        self.create_topic(name, partitions)
+
 
 def _usable(admin: AdminClient, topic: str, partitions: int) -> bool:
     # All topics are listed: asking for one by name can create it.

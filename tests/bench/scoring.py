@@ -53,7 +53,7 @@ class _Bench:
         name = f"run{self._runs}"
         topics = Topics(f"{name}-in", f"{name}-failed", name)
         self.broker.create_topic(topics.transactions, 4)
-        self.broker.create_topic(topics.failed, 4)
+        self.broker.create_error_topic(topics.failed, 4)
         self.postgres.create_database(name)
         url = self.postgres.url(name)
         migrate(url)

@@ -126,8 +126,8 @@ class Stage:
         self._runs += 1
         name = f"run{self._runs}"
         topics = Topics(f"{name}-in", f"{name}-failed", name)
-        for topic in (topics.transactions, topics.failed):
-            self.broker.create_topic(topic, partitions)
+        self.broker.create_topic(topics.transactions, partitions)
+        self.broker.create_error_topic(topics.failed, partitions)
         self.postgres.create_database(name)
         url = self.postgres.url(name)
         migrate(url)

@@ -132,9 +132,10 @@ def test_topics_have_their_partitions(
     topics = make_topics(partitions=7)
     every = [Outgoing(b"x", partition=number) for number in range(7)]
 
-    assert [message.partition() for message in produce(broker, topics.failed, every)] == [*range(7)]
+    produced = produce(broker, topics.transactions, every)
+    assert [message.partition() for message in produced] == [*range(7)]
     with pytest.raises(KafkaException, match="already exists"):
-        broker.create_topic(topics.failed, 7)
+        broker.create_topic(topics.transactions, 7)
 
 
 def test_a_killed_broker_starts_again(broker: KafkaServer, topics: Topics) -> None:

@@ -74,8 +74,8 @@ class Rehearsal:
         }
         self._samples = transactions(1_000_000, seed=free_port(), broken=0.03, repeated=0.02)
         self._sent, self._fed = 0, 0.0
-        for topic in (self._topic, self._overrides["KAFKA_ERROR_TOPIC"]):
-            broker.create_topic(topic, PARTITIONS)
+        broker.create_topic(self._topic, PARTITIONS)
+        broker.create_error_topic(self._overrides["KAFKA_ERROR_TOPIC"], PARTITIONS)
         postgres.create_database(run)
         for secret in yaml.safe_load_all((KUBERNETES / "secret.example.yaml").read_text()):
             secrets = folder / "shared" / secret["metadata"]["name"]
