@@ -21,7 +21,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from operators import topics
+from operators import clock, topics
 from operators.dead_letters import DeadLetterSink, DeadLetterWriter
 from operators.decode import decode
 from operators.errors import DependencyError
@@ -184,6 +184,7 @@ def flow() -> Dataflow:
     health.dependencies_answered([finding.dependency for finding in findings])
     stop = Stop(settings.stop_timeout)
     _stop_on_signals(stop, health)
+    clock.watch()
     log.info(
         "start",
         brokers=settings.kafka_bootstrap_servers,

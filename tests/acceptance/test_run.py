@@ -34,11 +34,15 @@ from tests.support import (
     recovery_options,
     wait_until,
 )
+from tests.wall_clock import WallClock
 
 SEED = 20261123
 MESSAGES = 3_000
 END = timedelta(seconds=10)
 """What the end after a signal may take."""
+
+ASTRAY = timedelta(minutes=4, seconds=30)
+"""By which a clock is moved: the stream allows five minutes."""
 
 TOKEN = "t0ken-that-nobody-may-see"  # noqa: S105 - of a stand-in that wants none
 SLOWLY = {"BATCH_SIZE": "10", "SCORING_CONCURRENCY": "2"}
@@ -272,6 +276,46 @@ def test_a_second_signal_ends_at_once(feed: Feed, recovery: list[str], model_api
         feed.wait_until_done()
         stop(flow)
     feed.expect_all()
+
+
+needs_a_clock = pytest.mark.skipif(bool(WallClock.missing()), reason=str(WallClock.missing()))
+
+
+@needs_a_clock
+def test_a_clock_that_is_set_forward_changes_nothing(
+    feed: Feed, recovery: list[str], tmp_path: Path
+) -> None:
+    """It goes on, ends in good order, and the next run repeats nothing on the old time."""
+    feed.send()
+    clock = WallClock(tmp_path)
+    with feed.flow(*recovery, **SLOWLY, **clock.variables) as flow:
+        feed.wait_midway()
+        clock.move(ASTRAY)
+        feed.wait_midway(700)
+        stop(flow)
+    with feed.flow(*recovery) as flow:
+        feed.wait_until_done()
+        stop(flow)
+    assert max(feed.expect_all().failed.values()) == 1
+
+
+@needs_a_clock
+def test_a_clock_that_is_set_back_ends_the_run(
+    feed: Feed, recovery: list[str], tmp_path: Path
+) -> None:
+    """At once and with the reason, since nothing would go on; the next run does the rest."""
+    feed.send()
+    clock = WallClock(tmp_path)
+    with feed.flow(*recovery, **SLOWLY, **clock.variables) as flow:
+        feed.wait_midway()
+        clock.move(-ASTRAY)
+        assert flow.wait(END) == 1
+        assert "clock.set_back" in flow.output()
+        assert f"seconds={ASTRAY.total_seconds()}" in flow.output()
+    with feed.flow(*recovery, **clock.variables) as flow:
+        feed.wait_until_done()
+        stop(flow)
+    assert max(feed.expect_all().failed.values()) == 1
 
 
 def test_a_signal_before_the_start_ends_at_once(
