@@ -1,4 +1,4 @@
-"""Kill everything, again and again, and count both ends: `make chaos`.
+"""Kill everything and move clocks, again and again, and count both ends: `make chaos`.
 
 Each episode is drawn from a seed. What fails can be run again with `--seed`; its timing is never
 quite the same, so a rare failure may take several attempts.
@@ -23,6 +23,7 @@ from tests.chaos.episode import Result, run
 from tests.chaos.plan import Kind, Plan, draw
 from tests.chaos.report import line, summarise
 from tests.chaos.world import World
+from tests.wall_clock import WallClock
 
 STRIKES: Final = 12
 """In an episode."""
@@ -54,7 +55,8 @@ def main(
 ) -> None:
     """Run episodes until there were enough kills; exit code 1 if one failed."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    if kafka is Kafka.APACHE and (reason := ApacheKafka.missing()):
+    reason = WallClock.missing() or (ApacheKafka.missing() if kafka is Kafka.APACHE else None)
+    if reason:
         console.print(reason)
         raise typer.Exit(2)
     wanted = kills or (STRIKES if seed is not None else 200)

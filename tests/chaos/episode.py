@@ -60,7 +60,7 @@ class Result:
 
     @property
     def by_themselves(self) -> int:
-        """Runs that ended although nobody struck the flow."""
+        """Runs that ended although no process was sent a signal."""
         return sum(not end.wanted for end in self.ends)
 
     @property

@@ -141,6 +141,7 @@ class Replays:
 
     rows: int = 0
     dead_letters: int = 0
+    """Roughly, if clocks were moved: records have the time of the flow's."""
 
 
 def replays(folder: Path, broker: KafkaServer, topics: Topics, database_url: str) -> Replays:
@@ -171,11 +172,12 @@ def replays(folder: Path, broker: KafkaServer, topics: Topics, database_url: str
 
 def _starts(folder: Path) -> Iterable[tuple[int, int, float]]:
     for log in folder.rglob("flow.log"):
+        # When the process began to write it: not by the flow's own clock, which may be wrong.
+        moment = log.parent.stat().st_mtime
         for line in log.read_text(errors="replace").splitlines():
             if '"source.start"' in line and line.startswith("{"):
                 told = json.loads(line)
-                moment = datetime.fromisoformat(told["timestamp"]).astimezone(UTC)
-                yield told["partition"], told["offset"], moment.timestamp()
+                yield told["partition"], told["offset"], moment
 
 
 def _again(starts: list[tuple[int, int, float]], done: list[tuple[int, int, float]]) -> int:

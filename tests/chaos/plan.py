@@ -9,7 +9,10 @@ from typing import Final
 
 from tests.chaos.proxy import Cut
 
-__all__ = ["Kind", "Plan", "Shape", "Strike", "draw"]
+__all__ = ["MOST_PROCESSES", "Kind", "Plan", "Shape", "Strike", "draw"]
+
+MOST_PROCESSES: Final = 3
+"""Of a flow."""
 
 
 class Kind(StrEnum):
@@ -23,6 +26,7 @@ class Kind(StrEnum):
     TERMINATE = "terminate the flow"
     FREEZE = "replace a frozen flow"
     LOSE = "lose the snapshots"
+    CLOCK = "move the clock"
     KILL_BROKER = "kill the broker"
     KILL_DATABASE = "kill Postgres"
     KILL_MODEL = "kill the model"
@@ -40,6 +44,7 @@ _OFTEN: Final = {
     Kind.TERMINATE: 2,
     Kind.FREEZE: 2,
     Kind.LOSE: 2,
+    Kind.CLOCK: 2,
     Kind.KILL_BROKER: 2,
     Kind.KILL_DATABASE: 3,
     Kind.KILL_MODEL: 1,
@@ -54,6 +59,10 @@ _OFTEN: Final = {
 
 _FROZEN: Final = (6.0, 9.0)
 """Seconds for which a flow is frozen: longer than every limit that it keeps or is kept to."""
+
+_ASTRAY: Final = 145
+"""Seconds by which a clock is ahead of the servers' or behind them at most: two of them, or one
+before and after it was moved, then differ by less than the five minutes that the stream allows."""
 
 _BRIEFLY: Final = 0.3
 _OUTAGE: Final = 5.0
@@ -91,6 +100,8 @@ class Strike:
     """Frozen flow: its database sessions end meanwhile, as they do when a host is lost."""
     comeback: bool
     """Frozen flow: it survives its replacement, if it still runs when both have run for a while."""
+    ahead: int
+    """Clock: seconds by which it is then ahead of the servers', until it is moved again."""
 
 
 @dataclass(frozen=True)
@@ -172,11 +183,12 @@ def _strike(rng: random.Random, kind: Kind, *, longest_pause: float) -> Strike:
         seconds=rng.uniform(*lasting),
         settle=rng.random() < 0.7,
         cut=rng.choice(list(Cut)),
-        which=rng.randrange(3),
+        which=rng.randrange(MOST_PROCESSES),
         gracefully=rng.random() < 0.3,
         fresh=rng.random() < 0.5,
         severed=rng.random() < 0.7,
         comeback=rng.random() < 0.5,
+        ahead=rng.randint(-_ASTRAY, _ASTRAY),
     )
 
 

@@ -154,6 +154,7 @@ class Strikes:
             Kind.TERMINATE: lambda _: self._flow.signal(SIGTERM),
             Kind.FREEZE: self._freeze,
             Kind.LOSE: self._lose_recovery,
+            Kind.CLOCK: lambda strike: self._flow.move_clock(strike.ahead, which=strike.which),
             Kind.KILL_BROKER: lambda strike: world.broker.kill(strike.seconds),
             Kind.KILL_DATABASE: lambda strike: world.database.kill(strike.seconds),
             Kind.KILL_MODEL: lambda strike: world.model.kill(strike.seconds),

@@ -13,8 +13,9 @@ from typing import Final, Self
 
 from ops.servers import free_port, wait_until
 from ops.servers.ports import LOCALHOST
-from tests.chaos.plan import Shape
+from tests.chaos.plan import MOST_PROCESSES, Shape
 from tests.support import Flow, recovery_options
+from tests.wall_clock import WallClock
 
 __all__ = ["Ended", "Supervisor"]
 
@@ -72,6 +73,10 @@ class Supervisor:
         self.name, self.recovery = name, recovery
         self._ends = ends
         self._folder, self._variables, self._shapes = folder, variables, shapes
+        # Of the host of each process, so it goes on being wrong when the flow is started again.
+        self._clocks = [
+            WallClock(folder / "clocks", f"{name}-{number}") for number in range(MOST_PROCESSES)
+        ]
         self._runs = 0
         self._flows: list[Flow] = []
         self._lock = threading.RLock()  # flows are signalled only while they cannot be put away
@@ -101,6 +106,17 @@ class Supervisor:
                 alive = [alive[which % len(alive)]]
             for flow in alive:
                 flow.signal(number)
+
+    def move_clock(self, ahead: int, *, which: int) -> None:
+        """Set the wall clock of one process, of the present run and of those that follow.
+
+        :arg ahead: Seconds by which it is then ahead of the servers'.
+
+        :arg which: Of the processes; counted around.
+
+        """
+        with self._lock:
+            self._clocks[which % len(self._flows)].move(timedelta(seconds=ahead))
 
     def freeze(self) -> None:
         """Stop its processes in their tracks; it is not started again after this run."""
@@ -210,7 +226,8 @@ class Supervisor:
         self._flows = []
         for number in range(shape.processes):
             cluster = ["-i", str(number), "-a", addresses] if shape.processes > 1 else []
-            flow = Flow(folder / str(number), self._variables, [*options, *cluster])
+            variables = {**self._variables, **self._clocks[number].variables}
+            flow = Flow(folder / str(number), variables, [*options, *cluster])
             self._flows.append(flow)
             flow.start()
 
