@@ -318,6 +318,32 @@ def test_a_clock_that_is_set_back_ends_the_run(
     assert max(feed.expect_all().failed.values()) == 1
 
 
+@needs_a_clock
+def test_dead_letters_that_are_older_than_the_position_are_known(
+    feed: Feed, recovery: list[str], tmp_path: Path
+) -> None:
+    """By their time, since they were written on a clock that had been set back after it."""
+    with feed.flow(*recovery) as flow:
+        wait_until(lambda: flow.output().count("source.start") == 4, what="all partitions")
+        stop(flow)
+    feed.send()
+    clock = WallClock(tmp_path)
+    clock.move(-ASTRAY)
+    one_epoch = [*recovery, "-s", "60"]  # which takes no position before it is killed
+    with feed.flow(*one_epoch, **clock.variables) as flow:
+        feed.wait_until_done()
+        flow.signal(SIGKILL)
+        flow.wait(END)
+    with feed.flow(*recovery) as flow:
+        wait_until(
+            lambda: sum(committed(feed.broker, feed.topics).values()) == MESSAGES,
+            timedelta(seconds=20),
+            what="all read again",
+        )
+        stop(flow)
+    assert max(feed.expect_all().failed.values()) == 1
+
+
 def test_a_signal_before_the_start_ends_at_once(
     feed: Feed, recovery: list[str], model_api: ModelApi
 ) -> None:
