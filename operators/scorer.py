@@ -302,8 +302,11 @@ class Scorer:
             if not suspect:
                 self._tally = self._tally._replace(successes=self._tally.successes + 1)
             self._witness = transactions[0]
-            if len(transactions) == self._full:
-                self._limiter.succeeded(time.monotonic() - started, in_flight=in_flight)
+            self._limiter.succeeded(
+                time.monotonic() - started,
+                in_flight=in_flight,
+                full=len(transactions) == self._full,
+            )
             return predictions
 
     async def _ask_hedged(self, transactions: list[Transaction]) -> dict[UUID, Prediction]:

@@ -23,6 +23,9 @@ from telemetry import beat
 __all__ = ["Loop", "PerWorker"]
 
 X = TypeVar("X")
+TURNS: Final = 4
+"""Of the asyncio loop in one pump: from the start of a request to its way through the socket, and
+from an answer there to the end of the request, it takes about as many."""
 IDLE_PUMP: Final = 0.05  # seconds between looks at connections while no work is going on
 
 
@@ -57,6 +60,7 @@ class Loop:
         """Of the worker's epochs."""
         self._tasks = 0
         self._pumped = 0.0
+        self._turns = 0
         self._resting = False
         finalize(self, self._loop.close)
 
@@ -83,7 +87,8 @@ class Loop:
         if not self._tasks and now - self._pumped < IDLE_PUMP:
             return
         self._pumped = now
-        self._loop.call_soon(self._loop.stop)
+        self._turns = TURNS
+        self._loop.call_soon(self._turn)
         self._loop.run_forever()
 
     def rest(self, seconds: float) -> None:
@@ -107,6 +112,13 @@ class Loop:
         beat()
         waiting = asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         self._loop.run_until_complete(waiting)
+
+    def _turn(self) -> None:
+        self._turns -= 1
+        if self._turns:
+            self._loop.call_soon(self._turn)
+        else:
+            self._loop.stop()
 
     def _ended(self, _task: asyncio.Task[Any]) -> None:
         self._tasks -= 1

@@ -19,7 +19,7 @@ from operators.score import PARTIAL_REQUESTS, _Lane
 from operators.scorer import Outcome, Scorer
 from operators.stop import Stop
 from operators.watermark import Unfinished
-from operators.worker import Loop
+from operators.worker import TURNS, Loop
 from ops.servers import ModelApi
 from tests import factories
 
@@ -423,7 +423,7 @@ def test_a_worker_that_reads_does_not_wait_for_answers(make: Make, model_api: Mo
     worker.take(1)
     before = turns
     worker.turn()
-    assert turns - before <= 2
+    assert turns - before <= 2 * TURNS
 
 
 @pytest.mark.parametrize("alone", [False, True])

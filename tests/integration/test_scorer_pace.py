@@ -215,15 +215,27 @@ def test_a_fixed_number_is_fixed() -> None:
     assert limits == (ENOUGH, ENOUGH)
 
 
-def test_only_full_batches_are_compared() -> None:
-    """Small ones are quicker for reasons of their own: they do not raise the limit."""
+def test_small_batches_are_told_from_full_ones() -> None:
+    """They raise the limit where it is reached; that full ones take longer is no overload."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        transactions = await request.json()
+        await asyncio.sleep(10 * STEADY if len(transactions) == 2 else STEADY)
+        return predictions(transactions)
+
+    async def reach(subject: Scorer, size: int) -> None:
+        while subject.limit < ENOUGH:
+            batches = (factories.batch(size) for _ in range(subject.limit))
+            await asyncio.gather(*map(subject.score, batches))
 
     async def work(subject: Scorer) -> int:
-        for _ in range(20):
-            await asyncio.gather(*(subject.score(factories.batch(9)) for _ in range(FIRST)))
-        return subject.limit
+        await reach(subject, 1)
+        await subject.score(factories.batch(2))
+        lowest = subject.limit
+        await reach(subject, 2)
+        return lowest
 
-    assert run_scorer(_right, work, batch_size=10) == FIRST
+    assert run_scorer(answer, work, batch_size=2) == FIRST
 
 
 def test_after_an_outage_the_limit_begins_anew(

@@ -22,7 +22,7 @@ def _serve(subject: Limiter, *, capacity: int, windows: int, tail: float = 0.0) 
         for _ in range(max(WINDOW, subject.limit)):
             seconds = 0.02 * max(1.0, subject.limit / capacity)
             slow = rng.random() < tail
-            subject.succeeded(seconds * (50 if slow else 1), in_flight=subject.limit)
+            subject.succeeded(seconds * (50 if slow else 1), in_flight=subject.limit, full=True)
         limits.append(subject.limit)
     return limits
 
@@ -69,7 +69,7 @@ def test_a_server_that_became_slower_for_good_is_not_starved() -> None:
     subject = Limiter(MOST, adaptive=True)
     _serve(subject, capacity=MOST, windows=30)
     for _ in range(2_000):
-        subject.succeeded(0.2, in_flight=subject.limit)
+        subject.succeeded(0.2, in_flight=subject.limit, full=True)
     assert subject.limit == MOST
 
 
@@ -112,7 +112,7 @@ def test_it_moves_once_for_a_window() -> None:
     for limit in range(FIRST, MOST):
         for _ in range(max(WINDOW, limit)):
             assert subject.limit == limit
-            subject.succeeded(0.02, in_flight=subject.limit)
+            subject.succeeded(0.02, in_flight=subject.limit, full=True)
     assert subject.limit == MOST
 
 
@@ -121,13 +121,13 @@ def test_a_window_begins_anew_with_the_limit(event: str) -> None:
     """Latencies under another limit say nothing of this one."""
     subject = Limiter(MOST, adaptive=True)
     for _ in range(WINDOW - 1):
-        subject.succeeded(0.02, in_flight=subject.limit)
+        subject.succeeded(0.02, in_flight=subject.limit, full=True)
     getattr(subject, event)()
     limit = subject.limit
     for _ in range(WINDOW - 1):
-        subject.succeeded(0.02, in_flight=subject.limit)
+        subject.succeeded(0.02, in_flight=subject.limit, full=True)
         assert subject.limit == limit
-    subject.succeeded(0.02, in_flight=subject.limit)
+    subject.succeeded(0.02, in_flight=subject.limit, full=True)
     assert subject.limit == limit + 1
 
 
@@ -135,7 +135,37 @@ def test_it_does_not_grow_where_it_is_not_needed() -> None:
     """A limit that is not reached stays as it is."""
     subject = Limiter(MOST, adaptive=True)
     for _ in range(500):
-        subject.succeeded(0.02, in_flight=1)
+        subject.succeeded(0.02, in_flight=1, full=True)
+    assert subject.limit == FIRST
+
+
+def test_small_batches_let_it_grow_where_it_is_reached() -> None:
+    """At a low rate too, transactions wait for no request that could be in flight."""
+    subject = Limiter(MOST, adaptive=True)
+    for _ in range(500):
+        subject.succeeded(0.02, in_flight=min(subject.limit, 4), full=False)
+    assert subject.limit == 5  # what is never reached
+
+
+def test_the_latency_of_small_batches_is_no_signal() -> None:
+    """Neither is it compared, nor is anything compared with it."""
+    subject = Limiter(MOST, adaptive=True)
+    for _ in range(500):
+        subject.succeeded(0.001, in_flight=subject.limit, full=False)
+    limits = _serve(subject, capacity=MOST, windows=30)
+    assert limits == sorted(limits)
+    for _ in range(500):
+        subject.succeeded(10.0, in_flight=subject.limit, full=False)
+    assert subject.limit == limits[-1] == MOST
+
+
+def test_the_first_full_batches_meet_a_low_limit() -> None:
+    """So that they are those of an unhurried server, however many small ones were sent before."""
+    subject = Limiter(MOST, adaptive=True)
+    for _ in range(500):
+        subject.succeeded(0.02, in_flight=subject.limit, full=False)
+    assert subject.limit == MOST
+    subject.succeeded(0.02, in_flight=subject.limit, full=True)
     assert subject.limit == FIRST
 
 

@@ -13,7 +13,7 @@ import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, TestingSource, cluster_main
 
-from operators.worker import Loop, PerWorker
+from operators.worker import TURNS, Loop, PerWorker
 
 NEVER = 3_600.0
 
@@ -89,14 +89,14 @@ def test_work_waits_for_the_loop_to_be_run(loop: Loop) -> None:
 
 
 def test_pumping_runs_what_is_ready_and_does_not_wait(loop: Loop) -> None:
-    """One step of everything that can go on; nothing of what cannot."""
-    steps: list[str] = []
+    """A few steps of everything that can go on; nothing of what cannot."""
+    steps: list[int | str] = []
     signal = asyncio.Event()
 
     async def ready() -> None:
-        steps.append("first")
-        await asyncio.sleep(0)
-        steps.append("second")
+        for step in range(TURNS + 1):
+            steps.append(step)
+            await asyncio.sleep(0)
 
     async def waiting() -> None:
         await signal.wait()
@@ -108,15 +108,15 @@ def test_pumping_runs_what_is_ready_and_does_not_wait(loop: Loop) -> None:
     tasks = [loop.spawn(ready()), loop.spawn(waiting()), loop.spawn(sleeping())]
 
     loop.pump()
-    assert steps == ["first"]
+    assert steps == [*range(TURNS)]
     loop.pump()
-    assert steps == ["first", "second"]
+    assert steps == [*range(TURNS + 1)]
     loop.pump()
-    assert steps == ["first", "second"]
+    assert steps == [*range(TURNS + 1)]
 
     signal.set()
     loop.pump()
-    assert steps == ["first", "second", "signalled"]
+    assert steps == [*range(TURNS + 1), "signalled"]
     assert not tasks[2].done()
     _end(loop, *tasks)
 
