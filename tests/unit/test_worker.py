@@ -62,6 +62,25 @@ def test_all_callbacks_of_a_worker_get_the_same(workers: int) -> None:
     assert len({id(item) for _, item, _ in found}) == len(threads) == workers
 
 
+def test_a_worker_with_a_loop_keeps_its_thread_state() -> None:
+    """What is local to its thread survives from one callback to the next."""
+    found: list[int] = []
+    loops, local = PerWorker(Loop), threading.local()
+
+    def count(_item: object) -> int:
+        loops()
+        local.calls = getattr(local, "calls", 0) + 1
+        return int(local.calls)
+
+    flow = Dataflow("test")
+    items = op.input("items", flow, TestingSource(range(5), batch_size=1))
+    op.output("out", op.map("count", items, count), TestingSink(found))
+
+    cluster_main(flow, [], 0, worker_count_per_proc=2)  # type: ignore[no-untyped-call]
+
+    assert found == [1, 2, 3, 4, 5]
+
+
 @pytest.fixture
 def loop() -> Loop:
     """A loop of the test's own thread."""
