@@ -51,6 +51,7 @@ from telemetry import (
 __all__ = ["build", "flow"]
 
 GARBAGE: Final = 100_000  # new containers between two looks of the collector
+LAST_WORD: Final = 1.0  # seconds that the end waits for the line that tells of the signal
 
 
 def build(
@@ -183,7 +184,7 @@ def flow() -> Dataflow:
     # Not what was found: addresses are not for everybody who may ask for the health.
     health.dependencies_answered([finding.dependency for finding in findings])
     stop = Stop(settings.stop_timeout)
-    _stop_on_signals(stop, health)
+    reporter = _stop_on_signals(stop, health)
     clock.watch()
     log.info(
         "start",
@@ -198,7 +199,7 @@ def flow() -> Dataflow:
     gc.freeze()
     gc.set_threshold(GARBAGE)
     at_end: list[Callable[[], None]] = []
-    atexit.register(_finish, progress, at_end)
+    atexit.register(_finish, progress, at_end, stop, reporter)
     return build(settings, stop=stop, progress=progress, on_end=at_end.append)
 
 
@@ -235,8 +236,12 @@ def _end_on_signals() -> None:
     signal.signal(signal.SIGINT, end)
 
 
-def _stop_on_signals(stop: Stop, health: Health) -> None:
-    """End in good order on the first SIGTERM or SIGINT, at once on the second."""
+def _stop_on_signals(stop: Stop, health: Health) -> threading.Thread:
+    """End in good order on the first SIGTERM or SIGINT, at once on the second.
+
+    :returns: Who writes of the first one, and ends.
+
+    """
     # A signal can come in the middle of a line of the log, and whatever is written then raises an
     # error. So a thread writes of it; this queue is made to be filled by a signal handler.
     came: SimpleQueue[int] = SimpleQueue()
@@ -244,7 +249,8 @@ def _stop_on_signals(stop: Stop, health: Health) -> None:
     def report() -> None:
         log.info("stop", signal=signal.Signals(came.get()).name)
 
-    threading.Thread(target=report, name="signals", daemon=True).start()
+    reporter = threading.Thread(target=report, name="signals", daemon=True)
+    reporter.start()
 
     def request(number: int, _frame: FrameType | None) -> None:
         if stop.requested:
@@ -256,9 +262,14 @@ def _stop_on_signals(stop: Stop, health: Health) -> None:
 
     signal.signal(signal.SIGTERM, request)
     signal.signal(signal.SIGINT, request)
+    return reporter
 
 
-def _finish(progress: Progress, at_end: list[Callable[[], None]]) -> None:
+def _finish(
+    progress: Progress, at_end: list[Callable[[], None]], stop: Stop, reporter: threading.Thread
+) -> None:
+    if stop.requested:
+        reporter.join(LAST_WORD)
     failed = getattr(sys, "last_value", None) is not None
     if not failed:
         for action in at_end:

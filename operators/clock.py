@@ -39,8 +39,10 @@ def _watch() -> None:
         least, most = _ahead()
         back = before - most
         if back > LIMIT.total_seconds():
-            log.error("clock.set_back", seconds=round(back, 1))
-            os._exit(1)
+            try:
+                log.error("clock.set_back", seconds=round(back, 1))
+            finally:  # standing still would be worse than an end without a word
+                os._exit(1)
 
 
 def _ahead() -> tuple[float, float]:

@@ -3,26 +3,28 @@
 Additive increase, multiplicative decrease, as TCP does it (Chiu and Jain, 1989), with latency as a
 signal beside refusals, as Netflix's concurrency-limits and Vector's adaptive request concurrency:
 
-- A window is as many batches as may be in flight. At its end the limit grows by one if it was
+- A window is as many full batches as may be in flight. At its end the limit grows by one if it was
   reached, unless the median latency is more than `TOLERANCE` times that of an unhurried service;
   then it shrinks by a tenth. A median, so that a slow tail is no signal.
 - A refusal for overload (429, 503) or a time-out halves the limit, once for each round trip.
 
-Only the latencies of full batches are compared: a small one is quicker for reasons of its own. But
-where the limit is reached with small ones too, transactions wait that need not, so they let it
-grow: by no more than the scoring step sends of them at once. The first full ones, with which all
-later are compared, meet a low limit again.
+Only full batches are compared: a small one is quicker for reasons of its own. But where none is
+full, transactions wait for a request that could be in flight. So small ones that meet the limit let
+it grow too, up to `PARTIAL_REQUESTS`.
 """
 
 import statistics
 import time
 from typing import Final
 
-__all__ = ["Limiter"]
+__all__ = ["PARTIAL_REQUESTS", "Limiter"]
 
 TOLERANCE: Final = 3.0
 FIRST: Final = 2  # low, so that the first latencies are those of an unhurried service
 WINDOW: Final = 10  # samples at least
+PARTIAL_REQUESTS: Final = 4
+"""With as many in flight, one more has to be full: enough to keep the model busy, few enough that a
+backlog gathers into full batches."""
 
 
 class Limiter:
@@ -60,21 +62,18 @@ class Limiter:
         """
         if not self._adaptive:
             return
-        if full and self._unhurried is None and not self._latencies:
-            self._limit = min(self._limit, FIRST)
-        self._reached = self._reached or in_flight >= self.limit
+        reached = in_flight >= self.limit
         if full:
             self._latencies.append(seconds)
-        else:
+            self._reached = self._reached or reached
+            if len(self._latencies) >= max(WINDOW, self.limit):
+                self._judge(statistics.median(self._latencies))
+                self._begin_window()
+        elif reached and self.limit < PARTIAL_REQUESTS:
             self._small += 1
-        window = max(WINDOW, self.limit)
-        if len(self._latencies) >= window:
-            self._judge(statistics.median(self._latencies))
-        elif self._small >= window:
-            self._grow()
-        else:
-            return
-        self._begin_window()
+            if self._small == WINDOW:
+                self._grow()
+                self._begin_window()
 
     def overloaded(self) -> None:
         """Learn from a refusal for overload, or a time-out."""
@@ -102,9 +101,8 @@ class Limiter:
         self._unhurried = median if known is None or alone else min(known, median)
         if known is not None and median > TOLERANCE * known and not alone:
             self._limit *= 0.9
-        else:
+        elif self._reached:
             self._grow()
 
     def _grow(self) -> None:
-        if self._reached:
-            self._limit = min(float(self._most), self._limit + 1)
+        self._limit = min(float(self._most), self._limit + 1)

@@ -31,6 +31,7 @@ from bytewax.operators import StatefulBatchLogic
 
 from operators.decode import decode_message
 from operators.errors import ScoringError
+from operators.limiter import PARTIAL_REQUESTS
 from operators.read_back import ReadBack
 from operators.records import Failure, Message, Received, Scored
 from operators.routing import Lanes
@@ -44,9 +45,6 @@ from telemetry import log
 __all__ = ["ScoreOut", "score"]
 
 STATE_VERSION: Final = 1
-PARTIAL_REQUESTS: Final = 4
-"""A batch that is not full goes only while fewer requests than this are in flight: enough to keep
-the model busy, few enough that a backlog gathers into full batches."""
 POLL: Final = timedelta(milliseconds=2)  # in the past it would spin, 1 ms costs more than it gives
 REST: Final = 0.002  # seconds that a worker with nothing to read waits for answers at a time
 PATIENCE: Final = 0.1  # seconds between looks at the wish to stop, while waiting

@@ -2,8 +2,8 @@
 
 A worker is a thread of its own, and Bytewax calls the source, the scoring step and the sinks of a
 worker on that thread, one after the other. So whatever they share needs no lock. It is kept by the
-thread's identifier: `threading.local` does not survive from one callback to the next, since each
-gets a fresh Python thread state, until there is a `Loop`.
+thread's identifier: until a worker has a `Loop`, each callback gets a fresh Python thread state,
+and `threading.local` does not survive from one to the next.
 
 Network work runs on one asyncio loop a worker, which the worker's own thread pumps from its
 callbacks. No second thread competes for the interpreter, and a callback that has to wait runs the
@@ -55,9 +55,10 @@ def _keep_thread_state() -> None:
     """Let the calling thread have the same Python thread state from now on.
 
     It is Rust's thread, which asks for one before each callback and gives it up after that. Python
-    then makes it and drops it every time, with a stack that is mapped and unmapped: a quarter of
-    the processor time of several processes, and thousands of times a second. A request that is
-    never given up keeps it. See https://docs.python.org/3/c-api/init.html#c.PyGILState_Ensure.
+    then makes it and drops it every time, with a stack that is mapped and unmapped: 2,500 times a
+    second, 44 µs of processor time a row instead of 37, with three processes on two cores. A
+    request that is never given up keeps it. See
+    https://docs.python.org/3/c-api/init.html#c.PyGILState_Ensure.
     """
     ctypes.pythonapi.PyGILState_Ensure()
 

@@ -1,6 +1,6 @@
 """Which worker a thread is, and when it last gave a sign of life.
 
-Kept by the thread's identifier: a worker's callbacks get a fresh `threading.local` each.
+Kept by the thread's identifier: a worker's callbacks may get a fresh `threading.local` each.
 """
 
 import threading

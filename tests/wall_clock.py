@@ -7,6 +7,7 @@ is ahead, and spin while it is behind.
 
 import shutil
 import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.support import installed
 __all__ = ["WallClock"]
 
 _SOURCE = Path(__file__).with_suffix(".c")
+_HEADER = Path("/usr/include/threads.h")
 
 
 class WallClock:
@@ -39,7 +41,11 @@ class WallClock:
     @staticmethod
     def missing() -> str | None:
         """Say what has to be installed first; None if all is there."""
-        return None if shutil.which("gcc") else "a moved clock needs a compiler: no gcc on the PATH"
+        if sys.platform != "linux":
+            return "a moved clock needs Linux"
+        if not shutil.which("gcc") or not _HEADER.exists():
+            return "a moved clock needs gcc and the headers of libc"
+        return None
 
     @property
     def variables(self) -> dict[str, str]:
@@ -53,4 +59,4 @@ class WallClock:
 
         """
         with self._ahead.open("r+b" if self._ahead.exists() else "wb") as file:
-            file.write(round(ahead.total_seconds()).to_bytes(8, "little", signed=True))
+            file.write(round(ahead.total_seconds()).to_bytes(8, sys.byteorder, signed=True))

@@ -58,7 +58,7 @@ class _Stage:
 
     :arg folder: Exists.
 
-    :arg partitions: Of both topics.
+    :arg partitions: Of the topic that is read.
 
     :arg workers: Of the flow.
 

@@ -29,11 +29,12 @@ class Broker(KafkaServer):
     stop_signal: ClassVar[signal.Signals] = signal.SIGKILL
 
     def create_error_topic(self, name: str, partitions: int) -> None:
-        """Give it one partition: with more, a transaction can stay open for ever.
+        """Give it one partition, since with more a transaction can stay open for ever.
 
-        One that overlaps with another is to be ended together with it. Where they share a partition
-        but the other, in a second one, is ended together with a third, the first is forgotten
-        (`txn_end` in Tansu's `dynostore.rs`). Who reads what is committed never comes to the end.
+        It ends transactions of the same moment together, but looks for those that share a
+        partition one step far only (`txn_end` in `dynostore.rs` of Tansu 0.6). With four producers
+        and four partitions one was forgotten in 4 of 65 trials of 40 transactions, with one
+        partition in none of 100. Who reads what is committed then never comes to the end.
         """
         del partitions
         self.create_topic(name, 1)

@@ -120,7 +120,7 @@ class _Episode:
     def _prepare(self) -> None:
         self._world.wait()
         self._world.kafka.create_topic(self._topics.transactions, self._plan.partitions)
-        self._world.kafka.create_topic(self._topics.failed, self._plan.partitions)
+        self._world.kafka.create_error_topic(self._topics.failed, self._plan.partitions)
         self._world.postgres.create_database(self._database)
         migrate(self._url)
         refused = f"CHECK (NOT starts_with(description, '{UNSTORABLE}'))"

@@ -137,11 +137,13 @@ def compare(
 
 @dataclass(frozen=True)
 class Replays:
-    """Messages that were done already when a start read them again."""
+    """Messages that were done already when a process was started that read them again.
+
+    Dead letters roughly, if clocks were moved: their records have the time of the flow's.
+    """
 
     rows: int = 0
     dead_letters: int = 0
-    """Roughly, if clocks were moved: records have the time of the flow's."""
 
 
 def replays(folder: Path, broker: KafkaServer, topics: Topics, database_url: str) -> Replays:
@@ -172,7 +174,8 @@ def replays(folder: Path, broker: KafkaServer, topics: Topics, database_url: str
 
 def _starts(folder: Path) -> Iterable[tuple[int, int, float]]:
     for log in folder.rglob("flow.log"):
-        # When the process began to write it: not by the flow's own clock, which may be wrong.
+        # When the process was started, which made the only file there: not by the flow's own
+        # clock, which may be wrong.
         moment = log.parent.stat().st_mtime
         for line in log.read_text(errors="replace").splitlines():
             if '"source.start"' in line and line.startswith("{"):

@@ -21,6 +21,7 @@ from tests.chaos.proxy import Cut, Proxy
 from tests.chaos.report import line
 from tests.chaos.world import World
 from tests.support import Account, Position
+from tests.wall_clock import WallClock
 
 PLACES: dict[Position, Place] = {
     (0, 0): "row",
@@ -34,6 +35,7 @@ SENT = set(PLACES)
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
+@pytest.mark.skipif(bool(WallClock.missing()), reason=str(WallClock.missing()))
 @pytest.mark.parametrize("seed", [17400])
 def test_nothing_is_lost_or_there_twice_whatever_is_killed(
     seed: int, servers_folder: Path, tmp_path: Path, pytestconfig: pytest.Config

@@ -590,7 +590,8 @@ def test_the_error_topic_is_read_to_its_end(world: World, monkeypatch: pytest.Mo
     """Where the last batch is a large one too, of which some brokers count only one record."""
     monkeypatch.setattr(ops.audit.reader, "AT_ONCE", 1)
     world.send(50)
-    world.bury(*range(50), record_partition=0)
+    last = 3 if world.broker.keeps_data else 0  # the embedded broker has no others
+    world.bury(*range(50), record_partition=last)
     world.commit(50)
     assert world.audited().total == {"settled": 50, "dead_letters": 50}
 

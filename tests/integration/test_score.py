@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 
 from operators import breaker, scorer
 from operators.errors import ScoringError
-from operators.limiter import FIRST
+from operators.limiter import FIRST, PARTIAL_REQUESTS
 from operators.records import Failure, Message, Received
-from operators.score import PARTIAL_REQUESTS, _Lane
+from operators.score import _Lane
 from operators.scorer import Outcome, Scorer
 from operators.stop import Stop
 from operators.watermark import Unfinished

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from operators import breaker
-from operators.limiter import FIRST
+from operators.limiter import FIRST, PARTIAL_REQUESTS
 from operators.records import Failure, Scored
 from operators.scorer import Outcome, Scorer
 from tests import factories
@@ -223,19 +223,17 @@ def test_small_batches_are_told_from_full_ones() -> None:
         await asyncio.sleep(10 * STEADY if len(transactions) == 2 else STEADY)
         return predictions(transactions)
 
-    async def reach(subject: Scorer, size: int) -> None:
-        while subject.limit < ENOUGH:
+    async def reach(subject: Scorer, limit: int, *, size: int) -> None:
+        while subject.limit < limit:
             batches = (factories.batch(size) for _ in range(subject.limit))
             await asyncio.gather(*map(subject.score, batches))
 
     async def work(subject: Scorer) -> int:
-        await reach(subject, 1)
-        await subject.score(factories.batch(2))
-        lowest = subject.limit
-        await reach(subject, 2)
-        return lowest
+        await reach(subject, PARTIAL_REQUESTS, size=1)
+        await reach(subject, PARTIAL_REQUESTS + 2, size=2)
+        return subject.limit
 
-    assert run_scorer(answer, work, batch_size=2) == FIRST
+    assert run_scorer(answer, work, batch_size=2) == PARTIAL_REQUESTS + 2
 
 
 def test_after_an_outage_the_limit_begins_anew(

@@ -14,6 +14,7 @@ import psutil
 import psycopg
 import pytest
 from confluent_kafka import KafkaException, Message
+from confluent_kafka.admin import AdminClient
 
 from ops.servers import ApacheKafka, KafkaServer, ModelApi, Postgres, Server, ServerError
 from tests.support import Outgoing, Topics, produce, read_all, wait_until
@@ -136,6 +137,15 @@ def test_topics_have_their_partitions(
     assert [message.partition() for message in produced] == [*range(7)]
     with pytest.raises(KafkaException, match="already exists"):
         broker.create_topic(topics.transactions, 7)
+
+
+def test_an_error_topic_has_the_partitions_that_its_broker_can_do(
+    broker: KafkaServer, make_topics: Callable[..., Topics]
+) -> None:
+    """The embedded one cannot do transactions over several."""
+    topics = make_topics(partitions=7)
+    found = AdminClient(broker.client_settings).list_topics(timeout=10).topics[topics.failed]
+    assert len(found.partitions) == (7 if broker.keeps_data else 1)
 
 
 def test_a_killed_broker_starts_again(broker: KafkaServer, topics: Topics) -> None:

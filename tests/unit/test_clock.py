@@ -91,3 +91,13 @@ def test_a_process_that_was_frozen_between_two_looks_goes_on(
 ) -> None:
     """One clock was read before and the other after it: that is no step."""
     assert not watch(Times([0, 0, 0], freezes=[0, 60, 0]), monkeypatch)
+
+
+def test_a_process_ends_even_if_it_cannot_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may read its log any more."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(clock, "log", SimpleNamespace(error=fail))
+    assert watch(Times([-60]), monkeypatch)
