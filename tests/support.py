@@ -159,8 +159,10 @@ def read_all(
 ) -> list[Message]:
     """Read a topic from its beginning to its end, outside any group.
 
-    The end is where a fetch finds nothing more. It is not taken from the watermarks: those of
-    the embedded broker are too low by what its last batch holds, less one.
+    The end is where a fetch finds nothing more, but not before what the topic held at first: of a
+    transaction that is committed a reader learns a moment later. It is not taken from the
+    watermarks alone: those of the embedded broker are too low by what its last batch holds, less
+    one.
 
     :arg broker: Where from.
 
@@ -183,25 +185,40 @@ def read_all(
         "fetch.wait.max.ms": 5,
         "isolation.level": broker.isolation_level,
     }
+    ends = _ends(broker, topic)
     consumer = Consumer({**broker.client_settings, **settings})
     try:
-        partitions = sorted(consumer.list_topics(timeout=10).topics[topic].partitions)
-        consumer.assign([TopicPartition(topic, part, OFFSET_BEGINNING) for part in partitions])
-        found = _until_end(consumer, topic, set(partitions), at_least, limit)
+        consumer.assign([TopicPartition(topic, part, OFFSET_BEGINNING) for part in sorted(ends)])
+        found = _until_end(consumer, topic, ends, at_least, limit)
     finally:
         consumer.close()
     return sorted(found, key=lambda message: (message.partition(), message.offset()))
 
 
+def _ends(broker: KafkaServer, topic: str) -> dict[int, int]:
+    """Ask how far partitions reach at least, whatever transactions are open there."""
+    settings = {"group.id": f"reader-of-{topic}", "isolation.level": "read_uncommitted"}
+    consumer = Consumer({**broker.client_settings, **settings})
+    try:
+        ends = {}
+        for number in consumer.list_topics(timeout=10).topics[topic].partitions:
+            _, ends[number] = consumer.get_watermark_offsets(
+                TopicPartition(topic, number), timeout=10
+            )
+        return ends
+    finally:
+        consumer.close()
+
+
 def _until_end(
-    consumer: Consumer, topic: str, partitions: set[int], at_least: int, limit: timedelta
+    consumer: Consumer, topic: str, ends: dict[int, int], at_least: int, limit: timedelta
 ) -> list[Message]:
     found: list[Message] = []
     ended: set[int] = set()
     end = time.monotonic() + limit.total_seconds()
-    while ended != partitions or len(found) < at_least:
+    while ended != ends.keys() or len(found) < at_least:
         if time.monotonic() >= end:
-            seen = f"{len(found)} messages, the end of {len(ended)} of {len(partitions)} partitions"
+            seen = f"{len(found)} messages, the end of {len(ended)} of {len(ends)} partitions"
             msg = f"{topic}: {seen} in {limit.total_seconds():g} s; expected at least {at_least}"
             raise TimeoutError(msg)
         # One at a time: a batch would wait for its full size or its timeout.
@@ -215,7 +232,8 @@ def _until_end(
             found.append(message)
             ended.discard(partition)
         elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  # its public name
-            ended.add(partition)
+            if (message.offset() or 0) >= ends[partition]:
+                ended.add(partition)
         elif not error.retriable():
             raise KafkaException(error)
     return found

@@ -359,14 +359,14 @@ def test_a_kill_sends_nothing_twice(
 ) -> None:
     """Wherever it comes; the next replay goes on."""
     del apache_kafka
-    world.bury_many(200)
+    world.bury_many(400)
     with world.process(tmp_path, "--rate", "100") as process:
         wait_until(lambda: len(world.back()) >= enough, what=f"{enough} messages")
         process.signal(SIGKILL)
         assert process.wait() == -SIGKILL
-    assert len(world.back()) < 200
+    assert len(world.back()) < 400
     assert world.replay("--rate", "1000").status == 0
-    world.expect_each_once(200)
+    world.expect_each_once(400)
 
 
 @contextmanager
