@@ -7,7 +7,9 @@ import signal
 import stat
 import subprocess
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -144,20 +146,22 @@ class Postgres(Server):
             os.chown(path, user.pw_uid, user.pw_gid)
 
     def _initialise(self, secret: Path) -> None:
-        done = subprocess.run(
-            [
-                str(POSTGRES_BIN_PATH / "initdb"),
-                f"--pgdata={self._data}",
-                "--username=postgres",
-                f"--pwfile={secret}",
-                "--auth=scram-sha-256",
-                "--encoding=UTF8",
-                "--no-locale",
-                "--locale-provider=builtin",
-                "--builtin-locale=C.UTF-8",
-                "--no-sync",
-                "--no-instructions",
-            ],
+        command = [
+            str(POSTGRES_BIN_PATH / "initdb"),
+            f"--pgdata={self._data}",
+            "--username=postgres",
+            f"--pwfile={secret}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+            "--no-sync",
+            "--no-instructions",
+        ]
+        run = partial(
+            subprocess.run,
+            command,
             cwd=self.folder,
             user=self.user,
             group=self.group,
@@ -166,6 +170,10 @@ class Postgres(Server):
             text=True,
             check=False,
         )
+        # A signal interrupts the main thread alone, and to leave the block waits for the end. If
+        # initdb were killed, its children would still write into a folder that is being removed.
+        with ThreadPoolExecutor(1) as aside:
+            done = aside.submit(run).result()
         if done.returncode != 0:
             msg = f"initdb ended with status {done.returncode}:\n{done.stdout}"
             raise ServerError(msg)

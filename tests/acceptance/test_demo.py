@@ -71,7 +71,7 @@ def test_every_message_ends_in_exactly_one_place(start: Start, folder: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("server", ["postgres", "bytewax.run"])
+@pytest.mark.parametrize("server", ["initdb", "postgres -D", "bytewax.run"])
 def test_a_signal_ends_everything(
     start: Start, folder: Path, server: str, number: signal.Signals
 ) -> None:
