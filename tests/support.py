@@ -28,8 +28,6 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from operators.records import Message as Received
 from ops.servers import KafkaServer, Server, ServerError, free_port, wait_until
@@ -187,7 +185,7 @@ def read_all(
         "fetch.wait.max.ms": 5,
         "isolation.level": broker.isolation_level,
     }
-    ends = _ends(broker, topic)
+    ends = broker.ends(topic)
     consumer = Consumer({**broker.client_settings, **settings})
     try:
         consumer.assign([TopicPartition(topic, part, OFFSET_BEGINNING) for part in sorted(ends)])
@@ -195,18 +193,6 @@ def read_all(
     finally:
         consumer.close()
     return sorted(found, key=lambda message: (message.partition(), message.offset()))
-
-
-def _ends(broker: KafkaServer, topic: str) -> dict[int, int]:
-    """Ask how far partitions reach at least, whatever transactions are open there."""
-    admin = AdminClient(broker.client_settings)
-    latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # as it ships
-    wanted = {
-        TopicPartition(topic, number): latest
-        for number in admin.list_topics(timeout=10).topics[topic].partitions
-    }
-    answers = admin.list_offsets(wanted, request_timeout=10).items()
-    return {at.partition: answer.result(10).offset for at, answer in answers}
 
 
 def _until_end(

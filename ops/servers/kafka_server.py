@@ -1,7 +1,7 @@
 """What the embedded broker and Apache Kafka have in common."""
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -97,6 +97,19 @@ class KafkaServer(Server, ABC):
         """
         self.create_topic(name, partitions)
 
+    def ends(self, topic: str) -> dict[int, int]:
+        """Ask how far partitions reach at least, whatever transactions are open there.
+
+        :arg topic: Its name.
+
+        :returns: Offset behind the last by partition; the embedded broker's may be too low.
+
+        :raises KafkaException: There is no answer.
+
+        """
+        admin = AdminClient(self.client_settings)
+        return _ends(admin, topic, admin.list_topics(timeout=_TIMEOUT).topics[topic].partitions)
+
 
 def _usable(admin: AdminClient, topic: str, partitions: int) -> bool:
     # All topics are listed: asking for one by name can create it.
@@ -104,14 +117,18 @@ def _usable(admin: AdminClient, topic: str, partitions: int) -> bool:
     if found is None or found.error is not None or len(found.partitions) != partitions:
         return False
     # A broker can be named as leader a moment before it takes that part: only it can tell.
-    latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # as it ships
-    wanted = {TopicPartition(topic, part): latest for part in found.partitions}
     try:
-        for answer in admin.list_offsets(wanted, request_timeout=_TIMEOUT).values():
-            answer.result(_TIMEOUT)
+        _ends(admin, topic, found.partitions)
     except KafkaException:
         return False
     return True
+
+
+def _ends(admin: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # as it ships
+    wanted = {TopicPartition(topic, part): latest for part in partitions}
+    answers = admin.list_offsets(wanted, request_timeout=_TIMEOUT).items()
+    return {at.partition: answer.result(_TIMEOUT).offset for at, answer in answers}
 
 
 def _ignore(_error: object) -> None:

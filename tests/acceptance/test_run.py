@@ -278,16 +278,19 @@ def test_a_second_signal_ends_at_once(feed: Feed, recovery: list[str], model_api
     feed.expect_all()
 
 
-needs_a_clock = pytest.mark.skipif(bool(WallClock.missing()), reason=str(WallClock.missing()))
+@pytest.fixture
+def clock(tmp_path: Path) -> WallClock:
+    """The wall clock of a flow."""
+    if reason := WallClock.missing():
+        pytest.skip(reason)
+    return WallClock(tmp_path)
 
 
-@needs_a_clock
 def test_a_clock_that_is_set_forward_changes_nothing(
-    feed: Feed, recovery: list[str], tmp_path: Path
+    feed: Feed, recovery: list[str], clock: WallClock
 ) -> None:
     """It goes on, ends in good order, and the next run repeats nothing on the old time."""
     feed.send()
-    clock = WallClock(tmp_path)
     with feed.flow(*recovery, **SLOWLY, **clock.variables) as flow:
         feed.wait_midway()
         clock.move(ASTRAY)
@@ -301,13 +304,11 @@ def test_a_clock_that_is_set_forward_changes_nothing(
     assert max(feed.expect_all().failed.values()) == 1
 
 
-@needs_a_clock
 def test_a_clock_that_is_set_back_ends_the_run(
-    feed: Feed, recovery: list[str], tmp_path: Path
+    feed: Feed, recovery: list[str], clock: WallClock
 ) -> None:
     """At once and with the reason, since nothing would go on; the next run does the rest."""
     feed.send()
-    clock = WallClock(tmp_path)
     with feed.flow(*recovery, **SLOWLY, **clock.variables) as flow:
         feed.wait_midway()
         clock.move(-ASTRAY)
@@ -321,16 +322,14 @@ def test_a_clock_that_is_set_back_ends_the_run(
     assert max(feed.expect_all().failed.values()) == 1
 
 
-@needs_a_clock
 def test_dead_letters_that_are_older_than_the_position_are_known(
-    feed: Feed, recovery: list[str], tmp_path: Path
+    feed: Feed, recovery: list[str], clock: WallClock
 ) -> None:
     """By their time, since they were written on a clock that had been set back after it."""
     with feed.flow(*recovery) as flow:
         wait_until(lambda: flow.output().count("source.start") == 4, what="all partitions")
         stop(flow)
     feed.send()
-    clock = WallClock(tmp_path)
     clock.move(-ASTRAY)
     one_epoch = [*recovery, "-s", "60"]  # which takes no position before it is killed
     with feed.flow(*one_epoch, **clock.variables) as flow:
