@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from ops.servers.ports import LOCALHOST, accepts, free_port
-from ops.servers.process import Server, ServerError
+from ops.servers.process import Server, ServerError, uninterrupted
 
 with warnings.catch_warnings():
     # On import it looks for a runtime folder that nothing here uses, and warns if there is none.
@@ -170,10 +169,8 @@ class Postgres(Server):
             text=True,
             check=False,
         )
-        # A signal interrupts the main thread alone, and to leave the block waits for the end. If
-        # initdb were killed, its children would still write into a folder that is being removed.
-        with ThreadPoolExecutor(1) as aside:
-            done = aside.submit(run).result()
+        # If initdb were killed, its children would still write into a folder that is being removed.
+        done = uninterrupted(run)
         if done.returncode != 0:
             msg = f"initdb ended with status {done.returncode}:\n{done.stdout}"
             raise ServerError(msg)

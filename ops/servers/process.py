@@ -4,17 +4,19 @@ import contextlib
 import signal
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 import psutil
 
 from ops.servers.guardian import freeze, guard, kill_tree, release
 from ops.servers.waiting import wait_until
+
+X = TypeVar("X")
 
 _TAIL_LINES = 20
 
@@ -97,10 +99,8 @@ class Server(ABC):
             self.prepare()
             self._prepared = True
         try:
-            # Signals interrupt the main thread alone, so none can come between the birth of the
-            # child and the note of its number; to leave the block waits for the thread.
-            with ThreadPoolExecutor(1) as spawner:
-                child = spawner.submit(self._spawn).result()
+            # No signal can come between the birth of the child and the note of its number.
+            child = uninterrupted(self._spawn)
             self._wait_until_ready(child)
         except BaseException:
             self.kill()
@@ -199,6 +199,18 @@ class Server(ABC):
 
     def _with_log(self, how: str) -> str:
         return f"{self.name} {how}; end of {self.log}:\n{self.log_tail()}"
+
+
+def uninterrupted(work: Callable[[], X]) -> X:
+    """Do work that a signal does not interrupt: it waits for the end.
+
+    :arg work: Done in a thread of its own, since signals interrupt the main thread alone.
+
+    :returns: What that does.
+
+    """
+    with ThreadPoolExecutor(1) as aside:  # to leave the block waits for the thread
+        return aside.submit(work).result()
 
 
 def _alive(process: psutil.Process) -> bool:
