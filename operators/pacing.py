@@ -56,6 +56,12 @@ class Pace:
         if not self._waited:
             self._waited = max(0.0, time.monotonic() - self._closed - self._turn)
 
+    def left(self) -> float:
+        """Seconds until the epoch should end; 0 if that is over or not known yet."""
+        if self._length is None:
+            return 0.0
+        return max(0.0, self._closed + self._length - time.monotonic())
+
     def hold(self) -> timedelta | None:
         """How long the partitions of this worker should not wake up; None if they may."""
         if self._length is None or self._waited < TOLERANCE:

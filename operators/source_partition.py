@@ -13,6 +13,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from operators import topics
 from operators.errors import SourceError
+from operators.idle import QUIET_AFTER
 from operators.mark import Mark
 from operators.read_back import ReadBack
 from operators.records import Message, partition_key
@@ -33,7 +34,6 @@ READ_BATCHES: Final = 4  # batches of the model's size read at once, by a partit
 IDLE: Final = timedelta(milliseconds=10)
 # A message that comes after a silence may wait that long; 16 idle partitions cost half as much.
 QUIET: Final = timedelta(milliseconds=50)
-QUIET_AFTER: Final = 1.0  # seconds without a message
 BUSY: Final = timedelta(milliseconds=2)  # nothing to read, but requests or writes are going on
 CALL_TIMEOUT: Final = 10.0  # seconds that a question to a broker may take
 COMMIT_TIMEOUT: Final = 2  # seconds that a commit may wait for a broker that is away
@@ -152,6 +152,9 @@ class Partition(StatefulSourcePartition[Message, State]):
                     "error_cb": self._on_error,
                     # The default makes a pause of a second each time that the queue is full.
                     "fetch.queue.backoff.ms": 10,
+                    # The broker answers as soon as there is something; half of the default's
+                    # questions of a partition that is quiet.
+                    "fetch.wait.max.ms": 1_000,
                     # Limits of librdkafka's own queue, which hold for each partition.
                     "queued.min.messages": 10_000,
                     "queued.max.messages.kbytes": 16_384,
@@ -165,7 +168,7 @@ class Partition(StatefulSourcePartition[Message, State]):
         log.info("source.start", partition=partition, offset=self._offset)
 
     def next_batch(self) -> list[Message]:
-        """Read what is there, without waiting."""
+        """Read what is there; a worker that has nothing to do waits for it."""
         if self._shared.stop.requested:
             self._shared.ended.append((self._at.partition, *self._taken()))
             raise StopIteration
@@ -175,7 +178,7 @@ class Partition(StatefulSourcePartition[Message, State]):
         self._loop.pump()
         self._commit()
         batch = []
-        for message in self._consumer.consume(self._size, 0):
+        for message in self._read():
             error = message.error()
             if error is None:
                 batch.append(_message(message))
@@ -186,25 +189,34 @@ class Partition(StatefulSourcePartition[Message, State]):
         self._idle = not batch
         if batch:
             self._came = self._read_at
+            self._loop.idle.came(self._key)
             self._offset = batch[-1].offset + 1
             self._shared.progress.count("messages", len(batch), partition=self._at.partition)
-        self._measure_lag()
-        self._shared.progress.report()
+            self._report()
         return batch
 
     def next_awake(self) -> datetime | None:
         """Look again soon, if there was nothing; but not before the epoch should end."""
         pause = self._loop.pace.hold()
-        if pause is None and self._idle:
+        if pause is None and self._idle and not self._nap():
             quiet = time.monotonic() - self._came > QUIET_AFTER
             pause = BUSY if self._loop.busy else QUIET if quiet else IDLE
         return None if pause is None else datetime.now(UTC) + pause
+
+    def _nap(self) -> float:
+        return 0.0 if self._loop.busy else self._loop.idle.nap(self._key)
+
+    def _read(self) -> list[KafkaMessage]:
+        nap = self._nap()
+        # It would wait until it has as many as it is asked for.
+        return self._consumer.consume(1, nap) if nap else self._consumer.consume(self._size, 0)
 
     def snapshot(self) -> State:
         """Take the position; it may be committed when the epoch has ended."""
         # A process that was frozen, and whose lock another has by now, ends before it is written.
         self._shared.claim(self._key)
         self._loop.pace.closed(self._key)
+        self._report()  # also where nothing comes any more
         self._read_at = None
         # Bytewax calls `next_batch` again only after this epoch has ended on every worker, so that
         # everything up to here is then in the sinks or in the scoring step's snapshot.
@@ -344,11 +356,12 @@ class Partition(StatefulSourcePartition[Message, State]):
             msg = f"{self._key}: cannot read on from offset {self._offset}: {gone}"
             raise self._stopped(msg)
 
-    def _measure_lag(self) -> None:
+    def _report(self) -> None:
         _, high = self._consumer.get_watermark_offsets(self._at, cached=True)
         if high >= 0 and (high, self._offset) != self._lag:
             self._lag = high, self._offset
             self._shared.progress.lag(self._at.partition, max(0, high - self._offset))
+        self._shared.progress.report()
 
     def _refuse(self, error: KafkaError) -> None:
         if error.retriable():

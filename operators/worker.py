@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, Generic, TypeVar
 from weakref import finalize
 
+from operators.idle import Idle
 from operators.pacing import Pace
 from telemetry import beat
 
@@ -72,6 +73,8 @@ class Loop:
         self._loop.set_exception_handler(_tell)
         self.pace = Pace()
         """Of the worker's epochs."""
+        self.idle = Idle(self.pace)
+        """Of a worker that has nothing to do."""
         self._tasks = 0
         self._pumped = 0.0
         self._turns = 0

@@ -25,7 +25,7 @@ from tests.support import Flow
 
 __all__ = ["idle", "many_partitions", "paused", "several_processes", "soak"]
 
-SETTLE: Final = timedelta(seconds=5)
+SETTLE: Final = timedelta(seconds=12)
 """Until what a start costs is over."""
 
 FEW: Final = 4  # partitions

@@ -1,5 +1,7 @@
 """The source against a broker: where it starts, what it reads, what it commits, how it ends."""
 
+import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from operators.mark import Mark
 from operators.read_back import ReadBack
 from operators.records import Message, partition_key
 from operators.source import TransactionSource
+from operators.source_partition import BUSY
 from operators.stop import Stop
 from operators.watermark import Unfinished
 from operators.worker import Loop, PerWorker
@@ -36,6 +39,7 @@ from tests.support import (
 )
 
 State = dict[str, Any]
+LIMIT = 30.0  # seconds
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -101,7 +105,7 @@ class Reading:
         self.unfinished = Unfinished()
         self.claimed: list[str] = []
         self.resumed: Resumed | None = None
-        self._loops = PerWorker(Loop)
+        self.loops = PerWorker(Loop)
 
     def source(self, **variables: str) -> TransactionSource:
         """Make a source."""
@@ -117,7 +121,7 @@ class Reading:
         resumed = self.resumed = Resumed(settings)
         return TransactionSource(
             settings,
-            loops=self._loops,
+            loops=self.loops,
             read_backs=lambda: resumed,
             claim=self.claimed.append,
             progress=self.progress,
@@ -380,6 +384,35 @@ def test_an_idle_partition_is_asked_again_soon_and_not_at_once(reading: Reading)
         reading.send(b"a")
         partition.read(1)
         assert partition.part.next_awake() is None
+
+
+@pytest.fixture
+def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a worker without work sleep at once, and until there is a message."""
+    monkeypatch.setattr("operators.idle.QUIET_AFTER", 0)
+    monkeypatch.setattr("operators.idle.NAP", LIMIT)
+    monkeypatch.setattr("operators.pacing.Pace.left", lambda _: 2 * LIMIT)
+
+
+@pytest.mark.usefixtures("sleepy")
+def test_a_worker_without_work_waits_for_a_message_in_the_source(reading: Reading) -> None:
+    """And wakes up when it comes: nobody else lets it sleep."""
+    with reading.partition() as partition:
+        sending = threading.Timer(0.2, reading.send, [b"a"])
+        sending.start()
+        [found] = partition.part.next_batch()
+        sending.join()
+    assert found.value == b"a"
+
+
+@pytest.mark.usefixtures("sleepy")
+def test_a_worker_with_work_in_hand_does_not_wait_in_the_source(reading: Reading) -> None:
+    """Answers and writes go on only while it looks after them."""
+    working = reading.loops().spawn(asyncio.sleep(LIMIT))
+    with reading.partition() as partition:
+        assert partition.read_nothing_once() <= BUSY
+    working.cancel()
+    reading.loops().pump()
 
 
 def test_a_stop_ends_the_partition(reading: Reading) -> None:

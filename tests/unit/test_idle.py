@@ -1,0 +1,78 @@
+"""A worker without work sleeps, where nobody waits for it."""
+
+from collections.abc import Callable
+
+import pytest
+
+from operators.idle import NAP, QUIET_AFTER, SHORTEST, Idle
+from operators.pacing import Pace
+
+EPOCH = 5.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set the time."""
+    now = 0.0
+
+    def set_to(seconds: float) -> None:
+        nonlocal now
+        now = seconds
+
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    return set_to
+
+
+@pytest.fixture
+def idle(clock: Callable[[float], None]) -> Idle:
+    """Of a worker whose third epoch begins at 10."""
+    pace = Pace()
+    idle = Idle(pace)
+    for end in (EPOCH, 2 * EPOCH):
+        clock(end)
+        pace.closed("0-t")
+        pace.closed("1-t")
+    return idle
+
+
+def test_a_worker_sleeps_on_the_partition_that_had_the_last_message(
+    idle: Idle, clock: Callable[[float], None]
+) -> None:
+    """The others are looked at in between."""
+    idle.came("0-t")
+    idle.came("1-t")
+    clock(10 + QUIET_AFTER)
+    assert [idle.nap(key) for key in ("0-t", "1-t", "2-t")] == [0, NAP, 0]
+
+
+def test_a_worker_that_had_no_message_sleeps_on_one_partition(idle: Idle) -> None:
+    """The one that asks first."""
+    assert [idle.nap(key) for key in ("1-t", "0-t", "1-t")] == [NAP, 0, NAP]
+
+
+def test_a_worker_that_had_a_message_just_now_does_not_sleep(
+    idle: Idle, clock: Callable[[float], None]
+) -> None:
+    """A message of another partition would have to wait."""
+    idle.came("0-t")
+    clock(10 + QUIET_AFTER - 0.001)
+    assert idle.nap("0-t") == 0
+
+
+def test_nobody_sleeps_past_the_end_of_an_epoch(idle: Idle, clock: Callable[[float], None]) -> None:
+    """The other workers wait until it has closed it."""
+    clock(15 - NAP / 2)
+    assert idle.nap("0-t") == pytest.approx(NAP / 2)
+    clock(15 - SHORTEST / 2)
+    assert idle.nap("0-t") == 0
+    clock(15.1)
+    assert idle.nap("0-t") == 0
+
+
+def test_nobody_sleeps_before_the_length_of_an_epoch_is_known(
+    clock: Callable[[float], None],
+) -> None:
+    """That is so in the first ones."""
+    idle = Idle(Pace())
+    clock(10)
+    assert idle.nap("0-t") == 0
