@@ -14,11 +14,25 @@ from typing import Final
 
 from operators.pacing import Pace
 
-__all__ = ["NAP", "QUIET_AFTER", "Idle"]
+__all__ = ["Idle", "patience"]
 
+WAIT_SHARE: Final = 0.05  # of the silence before a message
+LEAST, MOST = 0.01, 0.1  # seconds
 QUIET_AFTER: Final = 1.0  # seconds without a message
-NAP: Final = 0.05  # seconds; for so long a message of another partition may wait
-SHORTEST: Final = 0.002  # seconds that are worth a wait
+AWAKE: Final = 0.02
+"""Seconds before the end of an epoch from which on nobody sleeps. Bytewax looks at the clock before
+it calls the source, so a nap in the call that ends an epoch would make that and the next longer."""
+
+
+def patience(silence: float) -> float:
+    """How long a message may wait until it is seen, if there was none before.
+
+    :arg silence: For how long, in seconds.
+
+    :returns: A twentieth of that, 10 to 100 ms; in seconds.
+
+    """
+    return min(max(LEAST, WAIT_SHARE * silence), MOST)
 
 
 class Idle:
@@ -37,6 +51,10 @@ class Idle:
         """Note that a partition had messages."""
         self._partition, self._came = partition, time.monotonic()
 
+    def is_watched(self, partition: str) -> bool:
+        """Whether a worker that sleeps does so on this partition."""
+        return partition == self._partition
+
     def nap(self, partition: str) -> float:
         """How long to wait for the next message of a partition, in seconds; 0 if not at all.
 
@@ -47,7 +65,7 @@ class Idle:
         """
         if self._partition is None:
             self._partition = partition
-        if partition != self._partition or time.monotonic() - self._came < QUIET_AFTER:
+        silence = time.monotonic() - self._came
+        if partition != self._partition or silence < QUIET_AFTER:
             return 0.0
-        span = min(NAP, self._pace.left())
-        return span if span > SHORTEST else 0.0
+        return max(0.0, min(patience(silence), self._pace.left() - AWAKE))

@@ -13,7 +13,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from operators import topics
 from operators.errors import SourceError
-from operators.idle import QUIET_AFTER
+from operators.idle import patience
 from operators.mark import Mark
 from operators.read_back import ReadBack
 from operators.records import Message, partition_key
@@ -31,9 +31,7 @@ since 1970), the topic's id, and whether the broker is known to keep marks."""
 
 STATE_VERSION: Final = 1
 READ_BATCHES: Final = 4  # batches of the model's size read at once, by a partition that is behind
-IDLE: Final = timedelta(milliseconds=10)
-# A message that comes after a silence may wait that long; 16 idle partitions cost half as much.
-QUIET: Final = timedelta(milliseconds=50)
+SOON: Final = timedelta(milliseconds=10)  # nothing to read, but the epoch may be over soon
 BUSY: Final = timedelta(milliseconds=2)  # nothing to read, but requests or writes are going on
 CALL_TIMEOUT: Final = 10.0  # seconds that a question to a broker may take
 COMMIT_TIMEOUT: Final = 2  # seconds that a commit may wait for a broker that is away
@@ -137,6 +135,7 @@ class Partition(StatefulSourcePartition[Message, State]):
         self._keeps_marks: bool | None = None
         self._durable: tuple[int, int] | None = None
         self._idle = False
+        self._napped = False
         self._came = time.monotonic()
         self._lag: tuple[int, int] | None = None
         self._read_at: float | None = None
@@ -198,16 +197,20 @@ class Partition(StatefulSourcePartition[Message, State]):
     def next_awake(self) -> datetime | None:
         """Look again soon, if there was nothing; but not before the epoch should end."""
         pause = self._loop.pace.hold()
-        if pause is None and self._idle and not self._nap():
-            quiet = time.monotonic() - self._came > QUIET_AFTER
-            pause = BUSY if self._loop.busy else QUIET if quiet else IDLE
+        if pause is None and self._idle and not self._napped:
+            pause = self._pause()
         return None if pause is None else datetime.now(UTC) + pause
 
-    def _nap(self) -> float:
-        return 0.0 if self._loop.busy else self._loop.idle.nap(self._key)
+    def _pause(self) -> timedelta:
+        if self._loop.busy:
+            return BUSY
+        if self._loop.idle.is_watched(self._key):
+            return SOON
+        return timedelta(seconds=patience(time.monotonic() - self._came))
 
     def _read(self) -> list[KafkaMessage]:
-        nap = self._nap()
+        nap = 0.0 if self._loop.busy else self._loop.idle.nap(self._key)
+        self._napped = nap > 0
         # It would wait until it has as many as it is asked for.
         return self._consumer.consume(1, nap) if nap else self._consumer.consume(self._size, 0)
 

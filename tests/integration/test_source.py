@@ -20,7 +20,7 @@ from operators.mark import Mark
 from operators.read_back import ReadBack
 from operators.records import Message, partition_key
 from operators.source import TransactionSource
-from operators.source_partition import BUSY
+from operators.source_partition import BUSY, SOON
 from operators.stop import Stop
 from operators.watermark import Unfinished
 from operators.worker import Loop, PerWorker
@@ -197,12 +197,13 @@ def offsets(messages: list[Message]) -> list[int]:
 
 
 def test_a_partition_that_is_quiet_is_looked_at_less_often(reading: Reading) -> None:
-    """And as often as before once there was a message."""
+    """The longer nothing came, and as often as before once there was a message."""
+    reading.loops().idle.came("another")
     with reading.partition() as partition:
-        wait_until(lambda: partition.read_nothing_once() > timedelta(milliseconds=30))
+        wait_until(lambda: partition.read_nothing_once() > SOON)
         reading.send(b"{}")
         partition.read(1)
-        assert partition.read_nothing_once() <= timedelta(milliseconds=10)
+        assert partition.read_nothing_once() <= SOON
 
 
 def test_every_partition_of_the_topic_is_an_input_partition(reading: Reading) -> None:
@@ -390,7 +391,7 @@ def test_an_idle_partition_is_asked_again_soon_and_not_at_once(reading: Reading)
 def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a worker without work sleep at once, and until there is a message."""
     monkeypatch.setattr("operators.idle.QUIET_AFTER", 0)
-    monkeypatch.setattr("operators.idle.NAP", LIMIT)
+    monkeypatch.setattr("operators.idle.patience", lambda _: LIMIT)
     monkeypatch.setattr("operators.pacing.Pace.left", lambda _: 2 * LIMIT)
 
 
@@ -413,6 +414,14 @@ def test_a_worker_with_work_in_hand_does_not_wait_in_the_source(reading: Reading
         assert partition.read_nothing_once() <= BUSY
     working.cancel()
     reading.loops().pump()
+
+
+def test_a_worker_that_must_not_sleep_looks_often_at_one_partition(reading: Reading) -> None:
+    """Its epoch ends when it looks, and others wait for that; another one is looked at less."""
+    with reading.partition(0) as first, reading.partition(1) as second:
+        first.read_nothing_once()
+        wait_until(lambda: second.read_nothing_once() > SOON)
+        assert first.read_nothing_once() <= SOON
 
 
 def test_a_stop_ends_the_partition(reading: Reading) -> None:

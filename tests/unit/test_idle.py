@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from operators.idle import NAP, QUIET_AFTER, SHORTEST, Idle
+from operators.idle import AWAKE, QUIET_AFTER, Idle, patience
 from operators.pacing import Pace
 
 EPOCH = 5.0
+LONG = 60.0
 
 
 @pytest.fixture
@@ -35,6 +36,14 @@ def idle(clock: Callable[[float], None]) -> Idle:
     return idle
 
 
+@pytest.mark.parametrize(
+    ("silence", "wait"), [(0.0, 0.01), (0.2, 0.01), (1.0, 0.05), (2.0, 0.1), (LONG, 0.1)]
+)
+def test_a_message_waits_for_a_share_of_the_silence_before_it(silence: float, wait: float) -> None:
+    """Not less than it costs to look, and not more than anybody would notice."""
+    assert patience(silence) == pytest.approx(wait)
+
+
 def test_a_worker_sleeps_on_the_partition_that_had_the_last_message(
     idle: Idle, clock: Callable[[float], None]
 ) -> None:
@@ -42,12 +51,12 @@ def test_a_worker_sleeps_on_the_partition_that_had_the_last_message(
     idle.came("0-t")
     idle.came("1-t")
     clock(10 + QUIET_AFTER)
-    assert [idle.nap(key) for key in ("0-t", "1-t", "2-t")] == [0, NAP, 0]
+    assert [idle.nap(key) for key in ("0-t", "1-t", "2-t")] == [0, patience(QUIET_AFTER), 0]
 
 
 def test_a_worker_that_had_no_message_sleeps_on_one_partition(idle: Idle) -> None:
     """The one that asks first."""
-    assert [idle.nap(key) for key in ("1-t", "0-t", "1-t")] == [NAP, 0, NAP]
+    assert [idle.nap(key) for key in ("1-t", "0-t", "1-t")] == [patience(LONG), 0, patience(LONG)]
 
 
 def test_a_worker_that_had_a_message_just_now_does_not_sleep(
@@ -59,12 +68,14 @@ def test_a_worker_that_had_a_message_just_now_does_not_sleep(
     assert idle.nap("0-t") == 0
 
 
-def test_nobody_sleeps_past_the_end_of_an_epoch(idle: Idle, clock: Callable[[float], None]) -> None:
+def test_nobody_sleeps_while_an_epoch_comes_to_its_end(
+    idle: Idle, clock: Callable[[float], None]
+) -> None:
     """The other workers wait until it has closed it."""
-    clock(15 - NAP / 2)
-    assert idle.nap("0-t") == pytest.approx(NAP / 2)
-    clock(15 - SHORTEST / 2)
-    assert idle.nap("0-t") == 0
+    clock(15 - AWAKE - patience(LONG) / 2)
+    assert idle.nap("0-t") == pytest.approx(patience(LONG) / 2)
+    clock(15 - AWAKE)
+    assert idle.nap("0-t") == pytest.approx(0)
     clock(15.1)
     assert idle.nap("0-t") == 0
 
