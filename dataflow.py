@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
@@ -50,6 +50,7 @@ from telemetry import (
 
 __all__ = ["build", "flow"]
 
+X = TypeVar("X", Scored, Failure)
 GARBAGE: Final = 100_000  # new containers between two looks of the collector
 LAST_WORD: Final = 1.0  # seconds that the end waits for the line that tells of the signal
 
@@ -136,8 +137,8 @@ def build(
         stop=stop,
     )
     failures = op.merge("failures", decoded.errs, scored.errs)
-    to_store = op.key_on("stored_by", scored.oks, _partition_key)
-    to_topic = op.key_on("failed_by", failures, _partition_key)
+    to_store = op.flat_map_batch("stored_by", scored.oks, _by_partition)
+    to_topic = op.flat_map_batch("failed_by", failures, _by_partition)
     store = PostgresSink(settings, writers=rows)
     errors = DeadLetterSink(settings, writers=dead_letters, claim=claim)
     op.output("stored", to_store, stored or store)
@@ -145,8 +146,8 @@ def build(
     return stream
 
 
-def _partition_key(item: Scored | Failure) -> str:
-    return item.message.partition_key
+def _by_partition(items: list[X]) -> list[tuple[str, X]]:
+    return [(item.message.partition_key, item) for item in items]
 
 
 def flow() -> Dataflow:

@@ -143,7 +143,13 @@ def parse_json(value: bytes) -> Any:
     :raises ValueError: It is no such JSON.
 
     """
-    return from_json(value, float_mode="decimal", allow_inf_nan=False, catch_duplicate_keys=True)
+    return from_json(
+        value,
+        float_mode="decimal",
+        allow_inf_nan=False,
+        catch_duplicate_keys=True,
+        cache_mode="keys",  # values are mostly different
+    )
 
 
 def _poison(message: Message, code: str, error: str) -> Failure:

@@ -19,7 +19,7 @@ from pydantic_core import to_json
 from typing_extensions import TypedDict  # Pydantic needs this one below Python 3.12
 
 from operators.contracts.contract import Contract, blames_nobody
-from operators.contracts.rows import PredictionJson, bad_answer, predictions_of, to_row
+from operators.contracts.rows import PredictionJson, bad_answer, predictions_of, to_text_row
 from operators.records import Prediction, Transaction
 
 __all__ = ["MLFLOW"]
@@ -43,7 +43,7 @@ _answer = TypeAdapter(_AnswerJson)
 
 
 def _encode(transactions: Sequence[Transaction]) -> bytes:
-    rows = map(to_row, transactions)
+    rows = map(to_text_row, transactions)
     data = [[row[column] for column in COLUMNS] for row in rows]
     return to_json({"dataframe_split": {"columns": COLUMNS, "data": data}})
 

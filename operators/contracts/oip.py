@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from typing_extensions import TypedDict  # Pydantic needs this one below Python 3.12
 
 from operators.contracts.contract import BadAnswerError, Contract, blames_nobody
-from operators.contracts.rows import PredictionJson, bad_answer, predictions_of, to_row
+from operators.contracts.rows import PredictionJson, bad_answer, predictions_of, to_text_row
 from operators.records import Prediction, Transaction
 
 __all__ = ["OIP"]
@@ -58,7 +58,7 @@ _rows = TypeAdapter(list[PredictionJson])
 
 
 def _encode(transactions: Sequence[Transaction]) -> bytes:
-    rows = [to_row(transaction) for transaction in transactions]
+    rows = [to_text_row(transaction) for transaction in transactions]
     for row in rows:
         # BYTES have no null: a transaction without merchant is one with an empty merchant.
         row["merchant"] = row["merchant"] or ""

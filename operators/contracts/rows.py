@@ -1,5 +1,6 @@
 """What contracts share: a transaction as a row, and predictions as rows."""
 
+from datetime import datetime
 from typing import Annotated, Any, NotRequired
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from typing_extensions import TypedDict  # Pydantic needs this one below Python 
 from operators.contracts.contract import BadAnswerError
 from operators.records import Prediction, Transaction
 
-__all__ = ["PredictionJson", "bad_answer", "predictions_of", "to_row"]
+__all__ = ["PredictionJson", "bad_answer", "predictions_of", "to_row", "to_text_row"]
 
 
 @with_config(ConfigDict(extra="ignore", protected_namespaces=()))
@@ -33,18 +34,32 @@ def to_row(transaction: Transaction) -> dict[str, Any]:
     :returns: Values by column, for `pydantic_core.to_json`.
 
     """
+    timestamp = transaction.timestamp
     return {
         "id": transaction.id,
         "description": transaction.description,
         # A model computes with binary floats; the exact amount is in the database.
         "amount": float(transaction.amount),
-        # Without an offset, as FastAPI's naive datetime wants it: UTC. Always with a fraction:
-        # pandas takes the first text's format for all, and fails where only some have one.
-        "timestamp": transaction.timestamp.isoformat(timespec="microseconds")[: -len("+00:00")],
+        # Without an offset, as FastAPI's naive datetime wants it: UTC.
+        "timestamp": datetime.combine(timestamp, timestamp.time()),
         "merchant": transaction.merchant,
         "operation_type": transaction.operation_type,
         "side": transaction.side,
     }
+
+
+def to_text_row(transaction: Transaction) -> dict[str, Any]:
+    """Make the row in which pandas gets a transaction.
+
+    :arg transaction: Valid.
+
+    :returns: As `to_row`, but the time is a text that always has a fraction: pandas takes the first
+        text's format for all, and fails where only some have one.
+
+    """
+    row = to_row(transaction)
+    row["timestamp"] = row["timestamp"].isoformat(timespec="microseconds")
+    return row
 
 
 def predictions_of(rows: list[PredictionJson]) -> dict[UUID, Prediction]:
