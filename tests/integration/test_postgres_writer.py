@@ -399,11 +399,11 @@ def test_rows_are_stored_without_a_flush(writing: Writing) -> None:
 def test_write_waits_while_too_much_is_waiting(writing: Writing, postgres: Postgres) -> None:
     """While Postgres hangs, it takes its limit, what is on its way, and one call; not more."""
     writer = writing.another(DATABASE_TIMEOUT="60")
-    taken = 0
+    rows, taken = 3 * WAITING_ROWS, 0
 
     def feed() -> None:
         nonlocal taken
-        for begin in range(1, 12_001, 100):
+        for begin in range(1, rows + 1, 100):
             writer.write(writing.rows(100, start=begin))
             taken += 100
 
@@ -418,8 +418,8 @@ def test_write_waits_while_too_much_is_waiting(writing: Writing, postgres: Postg
     postgres.resume()
     feeding.join(20)
     writer.flush()
-    assert taken == 12_000
-    assert writing.stored() == numbers(12_001)
+    assert taken == rows
+    assert writing.stored() == numbers(rows + 1)
 
 
 def _steady(look: Callable[[], int]) -> Callable[[], bool]:
