@@ -28,7 +28,9 @@ def values(count: int) -> Sequence[bytes]:
     return [sample.value for sample in transactions(count, seed=1, broken=0, repeated=0)]
 
 
+@cache
 def _producer(broker: KafkaServer) -> Producer:
+    """One for all topics: until the broker has given a new one its number, messages wait."""
     own = {"enable.idempotence": True, "linger.ms": 1, "compression.type": "lz4"}
     return Producer({**broker.client_settings, **own})
 
