@@ -26,7 +26,9 @@ from tests.support import Flow
 __all__ = ["idle", "many_partitions", "paused", "several_processes", "soak"]
 
 SETTLE: Final = timedelta(seconds=12)
-"""Until what a start costs is over."""
+"""Until what a start costs is over, and an idle worker knows how long an epoch is."""
+
+LOOK: Final = 5.0  # seconds between two looks at memory
 
 FEW: Final = 4  # partitions
 WINDOW: Final = 30.0  # seconds over which the shares of processes are compared
@@ -109,7 +111,7 @@ def soak(stage: Stage, tell: Tell, *, span: timedelta, number: int, rate: float 
             memory.append((gone, [rss / 1e6 for rss in watch.look().rss.values()]))
             told = " ".join(f"{rss:.0f}" for rss in memory[-1][1])
             tell(f"{gone:.0f} s: {sum(ground.reached()):,} rows, {told} MB")
-            time.sleep(min(SETTLE.total_seconds(), span.total_seconds() - gone))
+            time.sleep(min(LOOK, span.total_seconds() - gone))
         memory.append((gone, [rss / 1e6 for rss in watch.look().rss.values()]))
         noise = others([begin, everything.look()])
         stopped(flows)

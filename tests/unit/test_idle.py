@@ -7,32 +7,15 @@ import pytest
 from operators.idle import AWAKE, QUIET_AFTER, Idle, patience
 from operators.pacing import Pace
 
-EPOCH = 5.0
 LONG = 60.0
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Set the time."""
-    now = 0.0
-
-    def set_to(seconds: float) -> None:
-        nonlocal now
-        now = seconds
-
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    return set_to
-
-
-@pytest.fixture
-def idle(clock: Callable[[float], None]) -> Idle:
-    """Of a worker whose third epoch begins at 10."""
-    pace = Pace()
+def idle(pace: Pace, clock: Callable[[float], None]) -> Idle:
+    """Of a worker whose next epoch begins at 10, and that had no message since 0."""
+    clock(0)
     idle = Idle(pace)
-    for end in (EPOCH, 2 * EPOCH):
-        clock(end)
-        pace.closed("0-t")
-        pace.closed("1-t")
+    clock(10)
     return idle
 
 

@@ -7,32 +7,6 @@ import pytest
 
 from operators.pacing import LONGEST, TOLERANCE, Pace
 
-LENGTH = 5.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Set the time."""
-    now = 0.0
-
-    def set_to(seconds: float) -> None:
-        nonlocal now
-        now = seconds
-
-    monkeypatch.setattr("operators.pacing.time.monotonic", lambda: now)
-    return set_to
-
-
-@pytest.fixture
-def pace(clock: Callable[[float], None]) -> Pace:
-    """Of a worker with two partitions that knows how long an epoch is; the next begins at 10."""
-    pace = Pace()
-    for end in (LENGTH, 2 * LENGTH):
-        clock(end)
-        pace.closed("0-t")
-        pace.closed("1-t")
-    return pace
-
 
 def test_a_worker_that_waited_ends_its_next_epoch_later(
     pace: Pace, clock: Callable[[float], None]
