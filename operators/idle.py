@@ -66,6 +66,6 @@ class Idle:
         if self._partition is None:
             self._partition = partition
         silence = time.monotonic() - self._came
-        if partition != self._partition or silence < QUIET_AFTER:
+        if not self.is_watched(partition) or silence < QUIET_AFTER:
             return 0.0
         return max(0.0, min(patience(silence), self._pace.left() - AWAKE))

@@ -135,7 +135,6 @@ class Partition(StatefulSourcePartition[Message, State]):
         self._keeps_marks: bool | None = None
         self._durable: tuple[int, int] | None = None
         self._idle = False
-        self._napped = False
         self._came = time.monotonic()
         self._lag: tuple[int, int] | None = None
         self._read_at: float | None = None
@@ -176,8 +175,9 @@ class Partition(StatefulSourcePartition[Message, State]):
         self._read_at = time.monotonic()
         self._loop.pump()
         self._commit()
+        nap = 0.0 if self._loop.busy else self._loop.idle.nap(self._key)
         batch = []
-        for message in self._read():
+        for message in self._read(nap):
             error = message.error()
             if error is None:
                 batch.append(_message(message))
@@ -185,7 +185,7 @@ class Partition(StatefulSourcePartition[Message, State]):
                 self._refuse(error)
         if self._doubtful:
             self._look_for_partition()
-        self._idle = not batch
+        self._idle = not batch and not nap  # who napped has waited already
         if batch:
             self._came = self._read_at
             self._loop.idle.came(self._key)
@@ -197,7 +197,7 @@ class Partition(StatefulSourcePartition[Message, State]):
     def next_awake(self) -> datetime | None:
         """Look again soon, if there was nothing; but not before the epoch should end."""
         pause = self._loop.pace.hold()
-        if pause is None and self._idle and not self._napped:
+        if pause is None and self._idle:
             pause = self._pause()
         return None if pause is None else datetime.now(UTC) + pause
 
@@ -208,9 +208,7 @@ class Partition(StatefulSourcePartition[Message, State]):
             return SOON
         return timedelta(seconds=patience(time.monotonic() - self._came))
 
-    def _read(self) -> list[KafkaMessage]:
-        nap = 0.0 if self._loop.busy else self._loop.idle.nap(self._key)
-        self._napped = nap > 0
+    def _read(self, nap: float) -> list[KafkaMessage]:
         # It would wait until it has as many as it is asked for.
         return self._consumer.consume(1, nap) if nap else self._consumer.consume(self._size, 0)
 
