@@ -6,9 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.admin._metadata import ClusterMetadata
 from confluent_kafka.cimpl import NewTopic
 
 from ops.servers.ports import LOCALHOST, accepts, free_port
@@ -35,6 +36,7 @@ class KafkaServer(Server, ABC):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.port = free_port()
+        self._admin = _Admin(self.client_settings)
 
     @property
     def bootstrap_servers(self) -> str:
@@ -55,12 +57,7 @@ class KafkaServer(Server, ABC):
 
     def is_ready(self) -> bool:
         """Say whether it lists its brokers."""
-        if not accepts(self.port):
-            return False
-        try:
-            return bool(AdminClient(self.client_settings).list_topics(timeout=1).brokers)
-        except KafkaException:
-            return False
+        return accepts(self.port) and _Admin(self.client_settings).listed() is not None
 
     def create_topic(
         self, name: str, partitions: int, *, config: Mapping[str, str] | None = None
@@ -76,16 +73,13 @@ class KafkaServer(Server, ABC):
 
         :raises KafkaException: It exists, or the broker refuses it.
 
-        :raises TimeoutError: It did not become visible.
+        :raises TimeoutError: No broker took it, or it did not become visible.
 
         """
-        # Kept in a variable until the end: a client that is collected takes its futures along.
-        admin = AdminClient(self.client_settings)
         topic = NewTopic(name, partitions, replication_factor=1, config=dict(config or {}))
-        admin.create_topics([topic], request_timeout=_TIMEOUT)[name].result(_TIMEOUT)
-
         limit = timedelta(seconds=_TIMEOUT)
-        wait_until(lambda: _usable(admin, name, partitions), limit, what=f"topic {name}")
+        wait_until(lambda: _created(self._admin, topic), limit, what=f"a broker for topic {name}")
+        wait_until(lambda: _usable(self._admin, name, partitions), limit, what=f"topic {name}")
 
     def create_error_topic(self, name: str, partitions: int) -> None:
         """Create a topic that is written in transactions, as `create_topic` does.
@@ -111,14 +105,59 @@ class KafkaServer(Server, ABC):
         return _ends(admin, topic, admin.list_topics(timeout=_TIMEOUT).topics[topic].partitions)
 
 
-def _usable(admin: AdminClient, topic: str, partitions: int) -> bool:
-    # All topics are listed: asking for one by name can create it.
-    found = admin.list_topics(timeout=_TIMEOUT).topics.get(topic)
-    if found is None or found.error is not None or len(found.partitions) != partitions:
+class _Admin:
+    """A client that is replaced when it finds no broker.
+
+    When a machine stalls for longer than the broker's session, the broker is out of its own
+    cluster until its next heartbeat. A client that asks meanwhile is told of no broker, and may
+    never find one again (librdkafka's issue 5301).
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._client: AdminClient | None = None
+
+    @property
+    def client(self) -> AdminClient:
+        """The present one."""
+        if self._client is None:
+            self._client = AdminClient(self._settings)
+        return self._client
+
+    def listed(self) -> ClusterMetadata | None:
+        """List all topics, since asking for one by name can create it; None if none answers."""
+        try:
+            found = self.client.list_topics(timeout=1)
+        except KafkaException:
+            found = None
+        if found is None or not found.brokers:
+            self._client = None
+            return None
+        return found
+
+
+def _created(admin: _Admin, topic: NewTopic) -> bool:
+    if admin.listed() is None:
+        return False
+    try:
+        asked = admin.client.create_topics([topic], request_timeout=_TIMEOUT)
+        asked[topic.topic].result(_TIMEOUT)
+    except KafkaException as refused:
+        # The only broker has left the cluster in the meantime.
+        if refused.args[0].code() == KafkaError.INVALID_REPLICATION_FACTOR:
+            return False
+        raise
+    return True
+
+
+def _usable(admin: _Admin, name: str, partitions: int) -> bool:
+    listed = admin.listed()
+    found = listed and listed.topics.get(name)
+    if not found or found.error is not None or len(found.partitions) != partitions:
         return False
     # A broker can be named as leader a moment before it takes that part: only it can tell.
     try:
-        _ends(admin, topic, found.partitions)
+        _ends(admin.client, name, found.partitions)
     except KafkaException:
         return False
     return True

@@ -173,6 +173,16 @@ def test_a_fixture_brings_its_broker_back(broker: KafkaServer, topics: Topics) -
 
 
 @pytest.mark.apache_kafka
+def test_a_topic_is_made_once_its_broker_is_back_in_the_cluster(servers_folder: Path) -> None:
+    """A broker whose session is over now and then, as on a machine that stalls, makes them all."""
+    settings = {"broker.session.timeout.ms": "500", "broker.heartbeat.interval.ms": "1500"}
+    with ApacheKafka(servers_folder / "away", settings=settings) as away:
+        wait_until(lambda: not away.is_ready())
+        for number in range(20):
+            away.create_topic(f"topic-{number}", 2)
+
+
+@pytest.mark.apache_kafka
 def test_the_group_tool_answers(apache_kafka: ApacheKafka, topics: Topics) -> None:
     """`kafka-consumer-groups` runs, and its failure is an error with what it printed."""
     reset = ["--reset-offsets", "--to-earliest", "--execute", "--topic", topics.transactions]
