@@ -20,7 +20,16 @@ from ops.sample import transactions
 from ops.servers import KafkaServer, ModelApi, free_port
 from tests.chaos.proxy import Cut, Proxy
 from tests.monitoring.queries import expressions, named
-from tests.support import Flow, Topics, environment, produce, settings_of, wait_until
+from tests.support import (
+    Flow,
+    Topics,
+    environment,
+    make_recovery,
+    produce,
+    recovery_options,
+    settings_of,
+    wait_until,
+)
 
 MESSAGES = 300
 
@@ -174,6 +183,29 @@ def test_a_stream_that_is_paused_is_alive_and_degraded(
         model_api.reset()
         wait_until(lambda: probe.metric("fraud_messages_stored_total") == 2_000)
         wait_until(lambda: probe.health("ready")[1]["status"] == "ok")
+
+
+def test_a_broker_that_is_silent_shows_in_the_age_of_the_last_commit(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """Epochs go on without it, and when it answers again both are new."""
+    port = free_port()
+    variables = environment(
+        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port)
+    )
+    probe = Probe(port)
+
+    def behind() -> float:
+        epoch = probe.metric("fraud_epoch_end_timestamp_seconds", partition="0")
+        return epoch - probe.metric("fraud_commit_timestamp_seconds", partition="0")
+
+    with Flow(tmp_path, variables, recovery_options(make_recovery(tmp_path))):
+        wait_until(probe.is_ready, timedelta(seconds=20))
+        wait_until(lambda: probe.metric("fraud_commit_timestamp_seconds", partition="0") > 0)
+        broker.pause()
+        wait_until(lambda: behind() > 3, timedelta(seconds=20))
+        broker.resume()
+        wait_until(lambda: behind() < 1, timedelta(seconds=20))
 
 
 def test_a_cluster_that_does_not_come_together_is_not_alive_for_ever(

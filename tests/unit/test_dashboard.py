@@ -118,12 +118,13 @@ def test_colours_can_be_told_apart() -> None:
 
 
 def test_lines_stand_where_the_alerts_fire() -> None:
-    """The thresholds of the lag, the error rate and the age of an epoch are those of the rules."""
+    """The thresholds of what an alert is about are those of its rule."""
     [group] = yaml.safe_load(RULES.read_text())["groups"]
     limits = {
         ("FraudLagHigh", "FraudLagCritical"): ("Lag", "Lag over time", "Lag, by partition"),
         ("FraudErrorRateHigh",): ("Error rate", "Error rate over time"),
         ("FraudEpochStuck",): ("Since the last epoch",),
+        ("FraudKafkaSilent",): ("Since the last commit",),
         ("FraudRestarting",): ("Starts",),
     }
     rule = {each["alert"]: each["expr"] for each in group["rules"]}
