@@ -2,6 +2,7 @@
 
 from abc import ABC
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -126,14 +127,12 @@ class _Admin:
 
     def listed(self) -> ClusterMetadata | None:
         """List all topics, since asking for one by name can create it; None if none answers."""
-        try:
+        with suppress(KafkaException):
             found = self.client.list_topics(timeout=1)
-        except KafkaException:
-            found = None
-        if found is None or not found.brokers:
-            self._client = None
-            return None
-        return found
+            if found.brokers:
+                return found
+        self._client = None
+        return None
 
 
 def _created(admin: _Admin, topic: NewTopic) -> bool:

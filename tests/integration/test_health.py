@@ -3,13 +3,15 @@
 import json
 import socket
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -92,21 +94,37 @@ class Probe:
         ]
 
 
+Stream = Callable[..., AbstractContextManager[tuple[Probe, Flow]]]
+
+
+@pytest.fixture
+def stream(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> Stream:
+    """Run a stream, ready to work: `stream("-w", "2", STOP_TIMEOUT="6")`."""
+
+    @contextmanager
+    def run(*options: str, **variables: str) -> Iterator[tuple[Probe, Flow]]:
+        port = free_port()
+        everything = environment(
+            broker, topics, database_url=database_url, model_url=model_api.url,
+            HTTP_PORT=str(port), **variables,
+        )  # fmt: skip
+        probe = Probe(port)
+        with Flow(tmp_path, everything, options) as flow:
+            wait_until(probe.is_ready, timedelta(seconds=20))
+            yield probe, flow
+
+    return run
+
+
 def _values(count: int = MESSAGES, *, seed: int = 5) -> list[bytes]:
     return [sample.value for sample in transactions(count, seed=seed, broken=0, repeated=0)]
 
 
-def test_a_stream_that_works_says_so(
-    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
-) -> None:
+def test_a_stream_that_works_says_so(broker: KafkaServer, topics: Topics, stream: Stream) -> None:
     """Ready once partitions are assigned; every message is in the metrics once."""
-    port = free_port()
-    variables = environment(
-        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port)
-    )
-    probe = Probe(port)
-    with Flow(tmp_path, variables):
-        wait_until(probe.is_ready, timedelta(seconds=20))
+    with stream() as (probe, _):
         produce(broker, topics.transactions, [*_values(), b"{oops"])
         wait_until(lambda: probe.metric("fraud_messages_stored_total") == MESSAGES)
         wait_until(lambda: probe.metric("fraud_dead_letter_codes_total", code="not_json") == 1)
@@ -131,22 +149,14 @@ def test_a_stream_that_works_says_so(
         wait_until(lambda: probe.metric("fraud_commit_timestamp_seconds") > 4 * (time.time() - 60))
 
 
-def test_what_counts_failures_is_there_before_the_first(
-    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
-) -> None:
+def test_what_counts_failures_is_there_before_the_first(stream: Stream) -> None:
     """Each counter that an alert or a panel asks for is 0, or a rate would miss the first.
 
     A code of an error is not known before.
     """
-    port = free_port()
-    variables = environment(
-        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port)
-    )
-    probe = Probe(port)
     asked = {name for each in expressions() for name in named(each) if name.endswith("_total")}
     asked -= {"fraud_dead_letter_codes_total", "process_cpu_seconds_total"}
-    with Flow(tmp_path, variables, ["-s", "60"]):  # before the first epoch has ended, too
-        wait_until(probe.is_ready, timedelta(seconds=20))
+    with stream("-s", "60") as (probe, _):  # before the first epoch has ended, too
         found = {name: probe.labels(name, value=0) for name in asked}
 
         assert {name for name, labels in found.items() if not labels} == set()
@@ -159,18 +169,13 @@ def test_what_counts_failures_is_there_before_the_first(
 
 
 def test_a_stream_that_is_paused_is_alive_and_degraded(
-    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+    broker: KafkaServer, topics: Topics, model_api: ModelApi, stream: Stream
 ) -> None:
     """With the model down for longer than both limits it is neither ended nor taken out."""
-    port = free_port()
-    variables = environment(
-        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port),
-        BATCH_SIZE="10", SCORING_CONCURRENCY="2", LIVE_TIMEOUT="1", EPOCH_TIMEOUT="1",
+    with stream(
+        "-s", "0", BATCH_SIZE="10", SCORING_CONCURRENCY="2", LIVE_TIMEOUT="1", EPOCH_TIMEOUT="1",
         MAX_RETRIES="0",
-    )  # fmt: skip
-    probe = Probe(port)
-    with Flow(tmp_path, variables, ["-s", "0"]):
-        wait_until(probe.is_ready, timedelta(seconds=20))
+    ) as (probe, _):  # fmt: skip
         model_api.control(name="outage")
         produce(broker, topics.transactions, _values(2_000))
         wait_until(probe.is_paused)
@@ -186,22 +191,18 @@ def test_a_stream_that_is_paused_is_alive_and_degraded(
 
 
 def test_a_broker_that_is_silent_shows_in_the_age_of_the_last_commit(
-    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+    broker: KafkaServer, stream: Stream, tmp_path: Path
 ) -> None:
     """Epochs go on without it, and when it answers again both are new."""
-    port = free_port()
-    variables = environment(
-        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port)
-    )
-    probe = Probe(port)
+
+    def committed() -> float:
+        return probe.metric("fraud_commit_timestamp_seconds", partition="0")
 
     def behind() -> float:
-        epoch = probe.metric("fraud_epoch_end_timestamp_seconds", partition="0")
-        return epoch - probe.metric("fraud_commit_timestamp_seconds", partition="0")
+        return probe.metric("fraud_epoch_end_timestamp_seconds", partition="0") - committed()
 
-    with Flow(tmp_path, variables, recovery_options(make_recovery(tmp_path))):
-        wait_until(probe.is_ready, timedelta(seconds=20))
-        wait_until(lambda: probe.metric("fraud_commit_timestamp_seconds", partition="0") > 0)
+    with stream(*recovery_options(make_recovery(tmp_path))) as (probe, _):
+        wait_until(lambda: committed() > 0)
         broker.pause()
         wait_until(lambda: behind() > 3, timedelta(seconds=20))
         broker.resume()
@@ -268,17 +269,10 @@ def test_a_process_of_a_cluster_is_ready_when_it_has_all_its_partitions(
 
 
 def test_a_stream_that_is_told_to_end_is_not_ready(
-    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+    broker: KafkaServer, topics: Topics, model_api: ModelApi, stream: Stream
 ) -> None:
     """From then on, while it waits for what it has in hand; and it is alive."""
-    port = free_port()
-    variables = environment(
-        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port),
-        STOP_TIMEOUT="6",
-    )  # fmt: skip
-    probe = Probe(port)
-    with Flow(tmp_path, variables) as flow:
-        wait_until(probe.is_ready, timedelta(seconds=20))
+    with stream(STOP_TIMEOUT="6") as (probe, flow):
         model_api.control(name="hang")
         produce(broker, topics.transactions, _values())
         wait_until(lambda: model_api.state()["in_flight"] > 0)
@@ -290,17 +284,9 @@ def test_a_stream_that_is_told_to_end_is_not_ready(
         assert flow.wait() == 0
 
 
-def test_each_process_answers_for_its_own_partitions(
-    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
-) -> None:
+def test_each_process_answers_for_its_own_partitions(stream: Stream) -> None:
     """Of four partitions two workers have two each, also as threads of one process."""
-    port = free_port()
-    variables = environment(
-        broker, topics, database_url=database_url, model_url=model_api.url, HTTP_PORT=str(port)
-    )
-    probe = Probe(port)
-    with Flow(tmp_path, variables, ["-w", "6"]):
-        wait_until(probe.is_ready, timedelta(seconds=20))
+    with stream("-w", "6") as (probe, _):
         partitions = probe.health("ready")[1]["parts"]["partitions"]
         assert partitions == {"ok": True, "assigned": 4, "expected": 4}
         assert probe.health("live") == (200, {"status": "ok"})
