@@ -31,6 +31,7 @@ WORKDIR /app
 COPY dataflow.py settings.py ./
 COPY operators operators
 COPY ops ops
+COPY lab lab
 COPY telemetry telemetry
 COPY migrations migrations
 COPY k8s/helm/entrypoint.sh k8s/helm/entrypoint-recovery.sh ./

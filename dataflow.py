@@ -21,21 +21,22 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from operators import clock, topics
-from operators.dead_letters import DeadLetterSink, DeadLetterWriter
+from operators.dead_letters.already_written import ReadBack
+from operators.dead_letters.writer import DeadLetterSink, DeadLetterWriter
 from operators.decode import decode
+from operators.engine import clock
+from operators.engine.loop import Loop, PerWorker
+from operators.engine.positions import Unfinished
+from operators.engine.shutdown import Stop
 from operators.errors import DependencyError
-from operators.postgres import PostgresSink
-from operators.postgres_writer import PostgresWriter
+from operators.kafka import client as topics
+from operators.postgres.session import Session, await_predecessor
+from operators.postgres.writer import PostgresWriter
 from operators.preflight import examine
-from operators.read_back import ReadBack
 from operators.records import Failure, Message, Scored
 from operators.score import score
-from operators.session import Session, await_predecessor
+from operators.sinks import PostgresSink
 from operators.source import TransactionSource
-from operators.stop import Stop
-from operators.watermark import Unfinished
-from operators.worker import Loop, PerWorker
 from settings import Settings, SettingsError, load, recovery_directory, workers_per_process
 from telemetry import (
     Health,

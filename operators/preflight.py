@@ -5,8 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from operators import dead_letters, postgres, scoring_api, source
+from operators import sinks as postgres
+from operators import source
+from operators.dead_letters import writer as dead_letters
 from operators.errors import DependencyError
+from operators.model import client as scoring_api
 from settings import Settings
 
 __all__ = ["Finding", "examine"]

@@ -29,16 +29,16 @@ import bytewax.operators as op
 from bytewax.dataflow import Stream, operator
 from bytewax.operators import StatefulBatchLogic
 
+from operators.dead_letters.already_written import ReadBack
 from operators.decode import decode_message
+from operators.engine.loop import Loop
+from operators.engine.positions import Unfinished
+from operators.engine.routing import Lanes
+from operators.engine.shutdown import Stop
 from operators.errors import ScoringError
-from operators.limiter import PARTIAL_REQUESTS
-from operators.read_back import ReadBack
+from operators.model.limiter import PARTIAL_REQUESTS
+from operators.model.scorer import Outcome, Scorer
 from operators.records import Failure, Message, Received, Scored
-from operators.routing import Lanes
-from operators.scorer import Outcome, Scorer
-from operators.stop import Stop
-from operators.watermark import Unfinished
-from operators.worker import Loop
 from settings import Settings
 from telemetry import log
 

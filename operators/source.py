@@ -6,7 +6,7 @@ consumer group's committed offsets a lost recovery directory loses nothing.
 A partition starts from its snapshot, unless the group's offset was moved by hand since; without a
 snapshot from the group's offset, else from `KAFKA_START_AT`. An offset is committed once everything
 before it is durable: after the epoch that read it has ended everywhere, and never past what scoring
-still has in flight. Our commits carry a mark, `operators.mark`; `kafka-consumer-groups
+still has in flight. Our commits carry a mark, `operators.kafka.commits`; `kafka-consumer-groups
 --reset-offsets` leaves none, which is how an operator's wish is known.
 
 `assign()` is used, not `subscribe()`: the group shows offsets and lag, and has no members.
@@ -19,14 +19,14 @@ from typing import Final
 from bytewax.connectors.kafka import KafkaSource
 from confluent_kafka import Consumer, KafkaException
 
-from operators import topics
-from operators.mark import Mark
-from operators.read_back import ReadBack
+from operators.dead_letters.already_written import ReadBack
+from operators.engine.loop import Loop
+from operators.engine.positions import Unfinished
+from operators.engine.shutdown import Stop
+from operators.kafka import client as topics
+from operators.kafka.commits import Mark
+from operators.kafka.partition import Partition, Shared, State, committer
 from operators.records import partition_key
-from operators.source_partition import Partition, Shared, State, committer
-from operators.stop import Stop
-from operators.watermark import Unfinished
-from operators.worker import Loop
 from settings import Settings
 from telemetry import Progress, log
 

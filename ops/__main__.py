@@ -59,12 +59,12 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the messages.")] = 7,
     fault: Annotated[
         str | None,
-        typer.Option(help="A fault of the model: see python -m ops.model_api --help."),
+        typer.Option(help="A fault of the model: see python -m lab.model_api --help."),
     ] = None,
 ) -> None:
     """Run the whole job on servers of its own, and prove that nothing is lost."""
     # Late: its servers are development packages, which a production image has not.
-    from ops.demo import demo as run_demo  # noqa: PLC0415
+    from lab.demo import demo as run_demo  # noqa: PLC0415
 
     raise typer.Exit(run_demo(count=count, seed=seed, fault=fault))
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from confluent_kafka import Message
 
-from operators.envelope import Record
+from operators.dead_letters.envelope import Record
 
 __all__ = ["Replayed", "number", "text_headers"]
 

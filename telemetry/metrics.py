@@ -133,7 +133,7 @@ BUILD: Final = Info("fraud_build", "What runs")
 BUILD.info({"version": VERSION, "python": platform.python_version(), "bytewax": version("bytewax")})
 
 # Known from the start, so that a rate over the first failure is one. Partitions are known when they
-# are assigned, see `telemetry.progress`; reasons of the database, see `operators.session`.
+# are assigned, see `telemetry.progress`; reasons of the database, see `operators.postgres.session`.
 for _stage, _disposition in (
     ("decode", "poison"),
     ("validate", "poison"),

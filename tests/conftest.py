@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.servers import ApacheKafka, Broker, KafkaServer, ModelApi, Postgres
+from lab.servers import ApacheKafka, Broker, KafkaServer, ModelApi, Postgres
 from tests.support import Topics
 
 _TEMPLATE = "migrated"

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from operators.scorer import Scorer
+from operators.model.scorer import Scorer
 from tests import factories
 
 __all__ = ["Answer", "predictions", "run_scorer", "serving"]

@@ -29,8 +29,8 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from lab.servers import KafkaServer, Server, ServerError, free_port, wait_until
 from operators.records import Message as Received
-from ops.servers import KafkaServer, Server, ServerError, free_port, wait_until
 from settings import Settings
 
 __all__ = [

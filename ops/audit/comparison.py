@@ -4,8 +4,8 @@ import heapq
 import itertools
 from collections.abc import Iterator, Mapping
 
-from operators import topics
 from operators.errors import DependencyError
+from operators.kafka import client as topics
 from ops.audit import letters
 from ops.audit.account import Account, Audit, Figure
 from ops.audit.letters import Letters

@@ -7,8 +7,8 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from operators import topics
 from operators.errors import DependencyError
+from operators.kafka import client as topics
 from settings import Settings
 
 __all__ = ["Reader", "is_end", "is_expired", "position"]

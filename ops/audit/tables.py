@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 import psycopg
 from psycopg import sql
 
-from operators import statements
 from operators.errors import DependencyError
+from operators.postgres import sql as statements
 from ops.audit.spans import Span
 from settings import Settings
 

@@ -4,7 +4,7 @@ from typing import NamedTuple, Self
 
 from confluent_kafka import Message
 
-from operators.envelope import Record
+from operators.dead_letters.envelope import Record
 from ops.replayed import Replayed, number
 
 __all__ = ["Letter", "record_of"]
@@ -70,6 +70,6 @@ class Letter(NamedTuple):
 
 
 def record_of(message: Message) -> Record:
-    """What `operators.envelope.original` takes."""
+    """What `operators.dead_letters.envelope.original` takes."""
     # The client's types allow more than there is.
     return Record(message.key(), message.value(), list(message.headers() or []))  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from confluent_kafka import OFFSET_BEGINNING, Message
 
-from operators.envelope import original
+from operators.dead_letters.envelope import original
 from ops.audit.reader import Reader, position
 from ops.replay.choice import Choice
 from ops.replay.letter import Letter, record_of

@@ -6,9 +6,9 @@ from typing import Protocol
 
 from confluent_kafka import Message
 
-from operators import topics
-from operators.envelope import original
+from operators.dead_letters.envelope import original
 from operators.errors import DeliveryError, StreamError
+from operators.kafka import client as topics
 from ops.audit.reader import Reader, position
 from ops.replay import plan as planning
 from ops.replay.choice import Choice

@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as KafkaMessage
 
-from operators import topics
-from operators.envelope import Record
+from operators.dead_letters.envelope import Record
 from operators.errors import DeliveryError, DependencyError
+from operators.kafka import client as topics
 from operators.records import Message
 from ops.replayed import Replayed
 from settings import Settings

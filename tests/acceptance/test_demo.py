@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ops.servers import wait_until
+from lab.servers import wait_until
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +31,7 @@ def start(folder: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def start(arguments: str) -> "subprocess.Popen[str]":
-        program = f"from ops.demo import demo; raise SystemExit(demo({arguments}))"
+        program = f"from lab.demo import demo; raise SystemExit(demo({arguments}))"
         process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-c", program],
             cwd=_CHECKOUT,

@@ -10,9 +10,9 @@ import pytest
 from bytewax.testing import TestingSink, TestingSource
 
 from dataflow import build
+from lab.sample import DUPLICATE, STORED, Sample, transactions
+from lab.servers import ModelApi
 from operators.records import Failure, Message, Scored
-from ops.sample import DUPLICATE, STORED, Sample, transactions
-from ops.servers import ModelApi
 from tests.factories import message, settings, transaction_json, transaction_text
 from tests.support import GivenSource, run_in_process
 

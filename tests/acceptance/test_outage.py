@@ -5,8 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 from signal import SIGTERM
 
-from ops.sample import transactions
-from ops.servers import KafkaServer, ModelApi
+from lab.sample import transactions
+from lab.servers import KafkaServer, ModelApi
 from tests.support import (
     Flow,
     Topics,

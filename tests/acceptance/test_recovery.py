@@ -14,12 +14,12 @@ from bytewax.testing import TestingSink, TestingSource
 
 import operators.score
 from dataflow import build
+from lab.servers import ModelApi
+from operators.engine.loop import Loop
+from operators.engine.routing import lane_of
+from operators.engine.shutdown import Stop
+from operators.model.scorer import Scorer
 from operators.records import Failure, Message, Scored
-from operators.routing import lane_of
-from operators.scorer import Scorer
-from operators.stop import Stop
-from operators.worker import Loop
-from ops.servers import ModelApi
 from tests.factories import message, settings, transaction_json
 from tests.support import GivenSource, leave_state, make_recovery, run_in_process
 

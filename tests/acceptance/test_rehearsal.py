@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.servers import KafkaServer, ModelApi, Postgres, wait_until
+from lab.servers import KafkaServer, ModelApi, Postgres, wait_until
 from tests.rehearsal.rehearsal import Rehearsal
 
 pytestmark = [

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from confluent_kafka import Message
 
-from operators.routing import lane_of
-from ops.sample import DUPLICATE, STORED, Sample, transactions
-from ops.servers import KafkaServer, ModelApi, free_port
+from lab.sample import DUPLICATE, STORED, Sample, transactions
+from lab.servers import KafkaServer, ModelApi, free_port
+from operators.engine.routing import lane_of
 from tests.support import (
     Account,
     Flow,

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from ops.servers import ApacheKafka
+from lab.servers import ApacheKafka
 from tests.bench import modes
 from tests.bench.comparison import compare_latency, compare_throughput
 from tests.bench.report import page

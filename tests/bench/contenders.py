@@ -7,7 +7,7 @@ from typing import Final
 
 from bytewax.recovery import init_db_dir
 
-from ops.servers import free_port
+from lab.servers import free_port
 from tests.bench.stage import Ground
 from tests.support import Flow
 

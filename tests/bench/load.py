@@ -12,8 +12,8 @@ from uuid import UUID
 
 from confluent_kafka import Producer
 
-from ops.sample import transactions
-from ops.servers import KafkaServer
+from lab.sample import transactions
+from lab.servers import KafkaServer
 
 __all__ = ["Backlog", "fill", "steady", "values"]
 

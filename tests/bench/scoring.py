@@ -19,9 +19,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from lab.sample import transactions
+from lab.servers import Broker, ModelApi, Postgres, wait_until
 from ops.migrate import migrate
-from ops.sample import transactions
-from ops.servers import Broker, ModelApi, Postgres, wait_until
 from tests.support import (
     Flow,
     Topics,

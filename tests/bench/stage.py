@@ -8,8 +8,8 @@ from typing import Final, Literal, Self
 
 import psycopg
 
+from lab.servers import ApacheKafka, Broker, KafkaServer, ModelApi, Postgres
 from ops.migrate import migrate
-from ops.servers import ApacheKafka, Broker, KafkaServer, ModelApi, Postgres
 from tests.support import Topics, environment
 
 __all__ = ["Ground", "Kafka", "Stage"]

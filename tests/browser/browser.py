@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from ops.servers import Server, wait_until
+from lab.servers import Server, wait_until
 from tests.support import installed
 
 __all__ = ["Browser"]

@@ -6,8 +6,8 @@ from signal import SIGTERM
 
 import pytest
 
-from ops.sample import transactions
-from ops.servers import KafkaServer, ModelApi, free_port
+from lab.sample import transactions
+from lab.servers import KafkaServer, ModelApi, free_port
 from tests.browser.browser import Browser
 from tests.support import Flow, Topics, environment, produce, wait_until
 

@@ -18,7 +18,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from ops.servers import ApacheKafka
+from lab.servers import ApacheKafka
 from tests.chaos.episode import Result, run
 from tests.chaos.plan import Kind, Plan, draw
 from tests.chaos.report import line, summarise

@@ -16,9 +16,9 @@ from typing import Final
 from confluent_kafka import KafkaException
 from psycopg import Error as DatabaseError
 
-from operators.source_partition import NOT_YET
+from lab.servers import ServerError, wait_until
+from operators.kafka.partition import NOT_YET
 from ops.migrate import migrate
-from ops.servers import ServerError, wait_until
 from tests.chaos.ledger import Findings, Replays, examine, replays
 from tests.chaos.load import UNSTORABLE, Load
 from tests.chaos.plan import Plan

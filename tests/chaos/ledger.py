@@ -9,7 +9,7 @@ from pathlib import Path
 
 from confluent_kafka import Message
 
-from ops.servers import KafkaServer
+from lab.servers import KafkaServer
 from tests.chaos.load import Load, Place
 from tests.support import Account, Position, Topics, account, header, query, read_all
 

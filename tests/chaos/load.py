@@ -9,8 +9,8 @@ from typing import Final, Literal, Self
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from ops.sample import DUPLICATE, STORED, transactions
-from ops.servers import KafkaServer
+from lab.sample import DUPLICATE, STORED, transactions
+from lab.servers import KafkaServer
 from tests.support import Position
 
 __all__ = ["UNSTORABLE", "Load", "Place"]

@@ -10,8 +10,8 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ops.servers import free_port
-from ops.servers.ports import LOCALHOST
+from lab.servers import free_port
+from lab.servers.ports import LOCALHOST
 
 __all__ = ["Cut", "Proxy"]
 

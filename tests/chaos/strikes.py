@@ -11,7 +11,7 @@ from signal import SIGKILL, SIGTERM
 from types import TracebackType
 from typing import Final, Self
 
-from ops.servers import wait_until
+from lab.servers import wait_until
 from tests.chaos.plan import Kind, Plan, Strike
 from tests.chaos.supervisor import Ended, Supervisor
 from tests.chaos.watch import WATCH, Watch

@@ -11,8 +11,8 @@ from signal import SIGABRT, SIGKILL, SIGTERM, Signals
 from types import TracebackType
 from typing import Final, Self
 
-from ops.servers import free_port, wait_until
-from ops.servers.ports import LOCALHOST
+from lab.servers import free_port, wait_until
+from lab.servers.ports import LOCALHOST
 from tests.chaos.plan import MOST_PROCESSES, Shape
 from tests.support import Flow, recovery_options
 from tests.wall_clock import WallClock

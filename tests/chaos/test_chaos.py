@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from operators.read_back import SLACK
-from ops.servers import wait_until
-from ops.servers.ports import LOCALHOST
+from lab.servers import wait_until
+from lab.servers.ports import LOCALHOST
+from operators.dead_letters.already_written import SLACK
 from tests.chaos.episode import run
 from tests.chaos.ledger import Findings, compare
 from tests.chaos.load import Place

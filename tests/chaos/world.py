@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Final, Literal, Self
 
-from ops.servers import ApacheKafka, Broker, KafkaServer, ModelApi, Postgres, Server, free_port
-from ops.servers.ports import LOCALHOST
+from lab.servers import ApacheKafka, Broker, KafkaServer, ModelApi, Postgres, Server, free_port
+from lab.servers.ports import LOCALHOST
 from tests.chaos.proxy import Cut, Proxy
 
 __all__ = ["Dependency", "Kafka", "World"]

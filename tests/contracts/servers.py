@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import httpx
 
-from ops.servers import Server, ServerError, free_port
+from lab.servers import Server, ServerError, free_port
 
 __all__ = ["MLServer", "MLflow", "ModelServer", "documented"]
 

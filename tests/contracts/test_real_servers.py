@@ -15,10 +15,10 @@ from uuid import UUID
 import httpx
 import pytest
 
-from operators.contracts import CONTRACTS, BadAnswerError
 from operators.errors import DependencyError, ScoringError
+from operators.model.client import RefusedError, ScoringApi, UnavailableError, check
+from operators.model.contracts import CONTRACTS, BadAnswerError
 from operators.records import Prediction, Transaction
-from operators.scoring_api import RefusedError, ScoringApi, UnavailableError, check
 from settings import Settings
 from tests.contracts.models.faults import FOREIGN
 from tests.contracts.servers import MLflow, MLServer

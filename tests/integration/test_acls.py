@@ -9,8 +9,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
-from ops.servers import ApacheKafka, ModelApi, free_port
-from ops.servers.ports import LOCALHOST
+from lab.servers import ApacheKafka, ModelApi, free_port
+from lab.servers.ports import LOCALHOST
 from tests.factories import transaction_text
 from tests.support import (
     CHECKOUT,

@@ -26,15 +26,15 @@ import ops.audit.letters
 import ops.audit.reader
 import ops.audit.tables
 import ops.audit.topic
-from operators.envelope import seal
+from lab.sample import transactions
+from lab.servers import ApacheKafka, KafkaServer, ModelApi, Postgres, free_port
+from operators.dead_letters.envelope import seal
 from ops.audit import audit
 from ops.audit.letters import Letters
 from ops.audit.reader import Reader
 from ops.audit.spans import Span, sweep
 from ops.audit.tables import SPANS, Tables
 from ops.audit.topic import Topic
-from ops.sample import transactions
-from ops.servers import ApacheKafka, KafkaServer, ModelApi, Postgres, free_port
 from settings import Settings
 from tests.factories import failure, message
 from tests.support import (

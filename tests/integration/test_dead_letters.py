@@ -12,15 +12,15 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
-from operators.dead_letters import DeadLetterSink, DeadLetterWriter, check
-from operators.envelope import Record, original
+from lab.servers import ApacheKafka, KafkaServer
+from operators.dead_letters.already_written import ReadBack
+from operators.dead_letters.envelope import Record, original
+from operators.dead_letters.producer import FencedProducer, Letter
+from operators.dead_letters.writer import DeadLetterSink, DeadLetterWriter, check
+from operators.engine.loop import Loop
+from operators.engine.shutdown import Stop
 from operators.errors import DeliveryError, DependencyError
-from operators.fenced_producer import FencedProducer, Letter
-from operators.read_back import ReadBack
 from operators.records import Failure, Message
-from operators.stop import Stop
-from operators.worker import Loop
-from ops.servers import ApacheKafka, KafkaServer
 from settings import Settings
 from telemetry import Progress
 from tests.support import Topics, environment, header, read_all, settings_of, wait_until

@@ -15,11 +15,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from operators.session import Session
-from operators.stop import Stop
-from operators.worker import Loop
-from ops.sample import transactions
-from ops.servers import KafkaServer, ModelApi, free_port
+from lab.sample import transactions
+from lab.servers import KafkaServer, ModelApi, free_port
+from operators.engine.loop import Loop
+from operators.engine.shutdown import Stop
+from operators.postgres.session import Session
 from tests.chaos.proxy import Cut, Proxy
 from tests.monitoring.queries import expressions, named
 from tests.support import (

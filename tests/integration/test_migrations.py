@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from lab.servers import Postgres
 from ops.migrate import (
     FilesError,
     HistoryError,
@@ -27,7 +28,6 @@ from ops.migrate import (
     migrate,
     pending,
 )
-from ops.servers import Postgres
 
 _ROOT = Path(__file__).parents[2]
 _FILES = sorted(path.name for path in (_ROOT / "migrations").glob("*.sql"))

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ops.servers import ModelApi, wait_until
+from lab.servers import ModelApi, wait_until
 
 ID = "3f2504e0-4f89-11d3-9a0c-0305e82c33{:02}"
 
@@ -386,7 +386,7 @@ def test_it_ends_on_a_signal_with_requests_in_flight(tmp_path: Path, number: int
 )
 def test_a_wrong_option_is_told_in_words(fault: str, complaint: str) -> None:
     """Not by a traceback. A refusal that nothing could end is wrong, too."""
-    command = [sys.executable, "-m", "ops.model_api", "--port", "0", "--fault", fault]
+    command = [sys.executable, "-m", "lab.model_api", "--port", "0", "--fault", fault]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own
 
     assert ended.returncode == 2

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.servers import KafkaServer, ModelApi, Postgres, free_port
+from lab.servers import KafkaServer, ModelApi, Postgres, free_port
 from tests.support import (
     Flow,
     Topics,

@@ -16,16 +16,16 @@ import psycopg
 import pytest
 from confluent_kafka import Message as KafkaMessage
 
-from operators.dead_letters import DeadLetterWriter
+from lab.servers import KafkaServer, Postgres
+from operators.dead_letters.already_written import ReadBack
+from operators.dead_letters.writer import DeadLetterWriter
+from operators.engine.loop import Loop
+from operators.engine.shutdown import Stop
 from operators.errors import StoreError
-from operators.postgres import PostgresSink
-from operators.postgres_writer import WAITING_ROWS, WRITE_ROWS, PostgresWriter
-from operators.read_back import ReadBack
+from operators.postgres.session import Session
+from operators.postgres.writer import WAITING_ROWS, WRITE_ROWS, PostgresWriter
 from operators.records import Scored
-from operators.session import Session
-from operators.stop import Stop
-from operators.worker import Loop
-from ops.servers import KafkaServer, Postgres
+from operators.sinks import PostgresSink
 from settings import Settings
 from telemetry import Progress
 from tests.factories import message, prediction, scored

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lab.servers import KafkaServer, ModelApi, Postgres, free_port
 from operators.preflight import Finding, examine
-from ops.servers import KafkaServer, ModelApi, Postgres, free_port
 from settings import SettingsError, load
 from tests.support import (
     Topics,

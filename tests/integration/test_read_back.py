@@ -12,18 +12,18 @@ import pytest
 from bytewax.testing import TestingSink, TestingSource
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-import operators.dead_letters
+import operators.dead_letters.writer
 from dataflow import build
-from operators.dead_letters import DeadLetterWriter
-from operators.envelope import seal
-from operators.fenced_producer import FencedProducer, Letter
-from operators.read_back import ReadBack
+from lab.servers import ApacheKafka, KafkaServer, ModelApi
+from operators.dead_letters.already_written import ReadBack
+from operators.dead_letters.envelope import seal
+from operators.dead_letters.producer import FencedProducer, Letter
+from operators.dead_letters.writer import DeadLetterWriter
+from operators.engine.loop import Loop
+from operators.engine.routing import lane_of
+from operators.engine.shutdown import Stop
+from operators.kafka.client import spans
 from operators.records import Failure, Scored
-from operators.routing import lane_of
-from operators.stop import Stop
-from operators.topics import spans
-from operators.worker import Loop
-from ops.servers import ApacheKafka, KafkaServer, ModelApi
 from telemetry import Progress
 from tests import factories
 from tests.support import (
@@ -210,7 +210,7 @@ def test_what_a_failed_transaction_has_committed_is_not_written_again(
     writing: Writing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not every broker hides what was aborted, and an answer may be lost."""
-    monkeypatch.setattr(operators.dead_letters, "FencedProducer", Unsure)
+    monkeypatch.setattr(operators.dead_letters.writer, "FencedProducer", Unsure)
     writing.run(writing.failure(1), writing.failure(2))
     topic = writing.topics.transactions
     assert writing.records() == [f"{topic}-0-1", f"{topic}-0-2"]

@@ -18,14 +18,14 @@ from confluent_kafka import Message, Producer
 from typer.testing import CliRunner
 
 import ops.replay.report
-from operators.envelope import Record, cut, seal
+from lab.servers import ApacheKafka, KafkaServer, ModelApi, free_port
+from operators.dead_letters.envelope import Record, cut, seal
 from operators.errors import DeliveryError
 from operators.records import Failure
 from ops.__main__ import app
 from ops.replay.sender import Outgoing as Back
 from ops.replay.sender import Sender
 from ops.replayed import Replayed
-from ops.servers import ApacheKafka, KafkaServer, ModelApi, free_port
 from settings import Settings
 from tests.factories import failure, message, transaction_json
 from tests.support import (

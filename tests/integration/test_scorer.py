@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from operators import breaker, scorer
+from lab.servers import ModelApi, free_port
 from operators.errors import ScoringError
+from operators.model import breaker, scorer
+from operators.model.client import ScoringApi, UnavailableError
+from operators.model.scorer import Outcome, Scorer
 from operators.records import Failure, Received, Scored
-from operators.scorer import Outcome, Scorer
-from operators.scoring_api import ScoringApi, UnavailableError
-from ops.servers import ModelApi, free_port
 from tests import factories
 
 QUICK = {"retry_backoff": 1.0, "ml_api_timeout": 2.0}

@@ -11,10 +11,10 @@ from aiohttp import web
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from operators import breaker
-from operators.limiter import FIRST, PARTIAL_REQUESTS
+from operators.model import breaker
+from operators.model.limiter import FIRST, PARTIAL_REQUESTS
+from operators.model.scorer import Outcome, Scorer
 from operators.records import Failure, Scored
-from operators.scorer import Outcome, Scorer
 from tests import factories
 from tests.serving import predictions, run_scorer
 

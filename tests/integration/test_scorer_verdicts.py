@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from operators import breaker, scorer
+from operators.model import breaker, scorer
+from operators.model.scorer import Outcome, Scorer
 from operators.records import Failure, Scored
-from operators.scorer import Outcome, Scorer
 from tests import factories
 from tests.serving import predictions, run_scorer
 

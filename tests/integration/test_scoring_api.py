@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 
 from operators.errors import ScoringError
+from operators.model.client import ScoringApi, UnavailableError
 from operators.records import Prediction
-from operators.scoring_api import ScoringApi, UnavailableError
 from tests import factories
 from tests.serving import Answer, predictions, serving
 

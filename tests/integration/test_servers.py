@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka import KafkaException, Message
 from confluent_kafka.admin import AdminClient
 
-from ops.servers import ApacheKafka, KafkaServer, ModelApi, Postgres, Server, ServerError
+from lab.servers import ApacheKafka, KafkaServer, ModelApi, Postgres, Server, ServerError
 from tests.support import Outgoing, Topics, produce, read_all, wait_until
 
 CHECKOUT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ CHECKOUT = Path(__file__).parents[2]
 PARENT = """
 import signal, sys, time
 from pathlib import Path
-from ops.servers import {name}
+from lab.servers import {name}
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 with {name}(Path(sys.argv[1])) as server:

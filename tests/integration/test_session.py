@@ -6,11 +6,11 @@ from threading import Timer
 
 import pytest
 
-from operators import session as session_module
+from operators.engine.loop import Loop
+from operators.engine.shutdown import Stop
 from operators.errors import DependencyError, StoreError
-from operators.session import Connection, Session, await_predecessor
-from operators.stop import Stop
-from operators.worker import Loop
+from operators.postgres import session as session_module
+from operators.postgres.session import Connection, Session, await_predecessor
 from tests import factories
 from tests.support import query, wait_until
 

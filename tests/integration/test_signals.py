@@ -10,7 +10,7 @@ from signal import SIGINT, SIGTERM, Signals
 
 import pytest
 
-from ops.servers import wait_until
+from lab.servers import wait_until
 from tests.support import CHECKOUT
 
 LIMIT = 20  # seconds
@@ -19,7 +19,7 @@ BEGIN = f"""
 import sys
 from datetime import timedelta
 import dataflow
-from operators.stop import Stop
+from operators.engine.shutdown import Stop
 from telemetry import Health, Progress, log, log_to_stderr
 
 log_to_stderr("text", "INFO")

@@ -15,16 +15,16 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 from structlog.testing import capture_logs
 
+from lab.servers import ApacheKafka, KafkaServer
+from operators.dead_letters.already_written import ReadBack
+from operators.engine.loop import Loop, PerWorker
+from operators.engine.positions import Unfinished
+from operators.engine.shutdown import Stop
 from operators.errors import DependencyError, SourceError
-from operators.mark import Mark
-from operators.read_back import ReadBack
+from operators.kafka.commits import Mark
+from operators.kafka.partition import BUSY, SOON
 from operators.records import Message, partition_key
 from operators.source import TransactionSource
-from operators.source_partition import BUSY, SOON
-from operators.stop import Stop
-from operators.watermark import Unfinished
-from operators.worker import Loop, PerWorker
-from ops.servers import ApacheKafka, KafkaServer
 from settings import Settings
 from telemetry import Progress
 from tests.factories import message
@@ -390,9 +390,9 @@ def test_an_idle_partition_is_asked_again_soon_and_not_at_once(reading: Reading)
 @pytest.fixture
 def sleepy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a worker without work sleep at once, and until there is a message."""
-    monkeypatch.setattr("operators.idle.QUIET_AFTER", 0)
-    monkeypatch.setattr("operators.idle.patience", lambda _: LIMIT)
-    monkeypatch.setattr("operators.pacing.Pace.left", lambda _: 2 * LIMIT)
+    monkeypatch.setattr("operators.engine.idle.QUIET_AFTER", 0)
+    monkeypatch.setattr("operators.engine.idle.patience", lambda _: LIMIT)
+    monkeypatch.setattr("operators.engine.epochs.Pace.left", lambda _: 2 * LIMIT)
 
 
 @pytest.mark.usefixtures("sleepy")

@@ -18,7 +18,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from ops.servers import KafkaServer, ModelApi
+from lab.servers import KafkaServer, ModelApi
 from telemetry import TRACE_ID, tracing
 from tests.factories import message, received, scored, transaction_json
 from tests.support import (

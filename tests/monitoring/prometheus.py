@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import yaml
 
-from ops.servers import Server, free_port
+from lab.servers import Server, free_port
 from tests.support import CHECKOUT, installed
 
 __all__ = ["Prometheus"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ops.sample import transactions
-from ops.servers import KafkaServer, ModelApi, free_port
+from lab.sample import transactions
+from lab.servers import KafkaServer, ModelApi, free_port
 from tests.monitoring.prometheus import Prometheus
 from tests.monitoring.queries import RULES, Query, queries
 from tests.support import (

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from ops.servers import ApacheKafka, Broker, KafkaServer, ModelApi, Postgres
+from lab.servers import ApacheKafka, Broker, KafkaServer, ModelApi, Postgres
 from tests.rehearsal.rehearsal import Rehearsal
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import httpx
 import psutil
 
-from ops.servers import Server
+from lab.servers import Server
 from tests.rehearsal.manifests import Manifests
 from tests.support import CHECKOUT
 

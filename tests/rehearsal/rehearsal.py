@@ -11,8 +11,8 @@ from signal import SIGKILL, SIGTERM
 import psutil
 import yaml
 
-from ops.sample import transactions
-from ops.servers import KafkaServer, ModelApi, Postgres, free_port, wait_until
+from lab.sample import transactions
+from lab.servers import KafkaServer, ModelApi, Postgres, free_port, wait_until
 from tests.rehearsal.manifests import KUBERNETES, Manifests
 from tests.rehearsal.pods import Container, Pod, Volumes
 from tests.support import Flow, Outgoing, produce, query

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import settings
 
-from operators.pacing import Pace
+from operators.engine.epochs import Pace
 
 # The same examples in every run where `CI` is set, new ones elsewhere.
 # A busy machine is no failure. Hypothesis's own profile for CI is the parent there.

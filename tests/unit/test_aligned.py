@@ -11,9 +11,9 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import StatefulSinkPartition
 from bytewax.testing import cluster_main
 
-from operators import topics
-from operators.aligned import SourceAlignedSink
-from ops.servers import KafkaServer
+from lab.servers import KafkaServer
+from operators.engine.aligned import SourceAlignedSink
+from operators.kafka import client as topics
 from settings import Settings
 from tests.factories import settings
 from tests.support import Topics

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from operators import breaker
-from operators.breaker import Breaker, ServiceError
+from operators.model import breaker
+from operators.model.breaker import Breaker, ServiceError
 
 
 @pytest.fixture(autouse=True)

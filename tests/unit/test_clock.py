@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import pytest
 
-from operators import clock
+from operators.engine import clock
 
 
 class EndedError(Exception):

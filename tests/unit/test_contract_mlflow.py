@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from operators.contracts import CONTRACTS, MLFLOW, BadAnswerError
+from operators.model.contracts import CONTRACTS, MLFLOW, BadAnswerError
 from operators.records import Prediction
 from tests.factories import transaction
 

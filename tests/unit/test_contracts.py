@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from operators.contracts import NATIVE, BadAnswerError
+from operators.model.contracts import NATIVE, BadAnswerError
 from operators.records import Prediction
 from tests.factories import ID, transaction
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from ops.demo.feed import Position, Sent
-from ops.demo.ledger import DeadLetter, Places
-from ops.demo.proof import differences
-from ops.sample import DUPLICATE, STORED, Sample
+from lab.demo.feed import Position, Sent
+from lab.demo.ledger import DeadLetter, Places
+from lab.demo.proof import differences
+from lab.sample import DUPLICATE, STORED, Sample
 
 FIRST, REPEAT, OTHER, BROKEN = (0, 0), (0, 1), (1, 0), (1, 1)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from operators.dead_letters.envelope import CUT_LENGTH, Record, cut, original, seal
 from operators.decode import parse_json
-from operators.envelope import CUT_LENGTH, Record, cut, original, seal
 from operators.records import Message
 from tests.factories import failure, message, transaction_text
 

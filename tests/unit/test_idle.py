@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from operators.idle import AWAKE, QUIET_AFTER, Idle, patience
-from operators.pacing import Pace
+from operators.engine.epochs import Pace
+from operators.engine.idle import AWAKE, QUIET_AFTER, Idle, patience
 
 LONG = 60.0
 

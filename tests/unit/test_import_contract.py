@@ -12,7 +12,8 @@ MAY_IMPORT = {
     "telemetry": {"telemetry"},
     "operators": {"operators", "settings", "telemetry"},
     "dataflow": {"operators", "settings", "telemetry"},
-    "ops": {"ops", "dataflow", "operators", "settings", "telemetry"},
+    "ops": {"ops", "lab", "dataflow", "operators", "settings", "telemetry"},
+    "lab": {"lab", "ops", "dataflow", "operators", "settings", "telemetry"},
 }
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from operators.limiter import FIRST, PARTIAL_REQUESTS, WINDOW, Limiter
+from operators.model.limiter import FIRST, PARTIAL_REQUESTS, WINDOW, Limiter
 
 MOST = 16
 

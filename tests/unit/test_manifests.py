@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lab.servers import free_port
+from operators.kafka.partition import COMMIT_TIMEOUT
 from operators.source import LAST_CLOSE
-from operators.source_partition import COMMIT_TIMEOUT
-from ops.servers import free_port
 from settings import Settings
 from telemetry import Response, serve
 from telemetry.spans import LAST_FLUSH

@@ -2,7 +2,7 @@
 
 import pytest
 
-from operators.mark import Mark
+from operators.kafka.commits import Mark
 
 
 def test_a_mark_is_read_as_it_was_written() -> None:

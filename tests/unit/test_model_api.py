@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from ops.model_api.scoring import Refused, parse, score
+from lab.model_api.scoring import Refused, parse, score
 
 
 def _element(**fields: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from operators.pacing import LONGEST, TOLERANCE, Pace
+from operators.engine.epochs import LONGEST, TOLERANCE, Pace
 
 
 def test_a_worker_that_waited_ends_its_next_epoch_later(

@@ -9,7 +9,7 @@ from confluent_kafka import Message as KafkaMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.envelope import Record, cut, original, seal
+from operators.dead_letters.envelope import Record, cut, original, seal
 from operators.records import Failure, Message
 from ops.replay.choice import Choice, OptionError
 from ops.replay.letter import Letter, record_of

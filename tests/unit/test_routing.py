@@ -10,7 +10,7 @@ from bytewax.inputs import DynamicSource, StatelessSourcePartition
 from bytewax.operators import StatefulBatchLogic
 from bytewax.testing import TestingSink, TestingSource, cluster_main
 
-from operators.routing import Lanes, lane_of, worker_of
+from operators.engine.routing import Lanes, lane_of, worker_of
 
 KEYS = [*map(str, range(60)), "", "3-transactions", "x" * 100, "é😀", *("y" * n for n in range(17))]
 

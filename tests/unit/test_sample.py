@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
+from lab.sample import BROKEN, DUPLICATE, STORED, Sample, transactions
 from operators.decode import decode_message
 from operators.records import Failure, Message, Received
-from ops.sample import BROKEN, DUPLICATE, STORED, Sample, transactions
 
 
 def _decoded(sample: Sample, offset: int = 0) -> Received | Failure:

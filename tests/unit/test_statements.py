@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from operators import statements
+from operators.postgres import sql as statements
 from operators.records import Prediction, Transaction
 
 POSITION = ("source_topic", "source_partition", "source_offset")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from operators.stop import Stop
+from operators.engine.shutdown import Stop
 
 LIMIT = timedelta(seconds=8)
 
@@ -15,7 +15,7 @@ LIMIT = timedelta(seconds=8)
 def tick(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Move the clock on by seconds."""
     now = [1_000.0]
-    monkeypatch.setattr("operators.stop.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("operators.engine.shutdown.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def move(seconds: float) -> None:
         now[0] += seconds

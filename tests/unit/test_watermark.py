@@ -2,7 +2,7 @@
 
 import pytest
 
-from operators.watermark import Unfinished
+from operators.engine.positions import Unfinished
 
 
 def test_nothing_in_hand_is_no_limit() -> None:

@@ -13,7 +13,7 @@ import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, TestingSource, cluster_main
 
-from operators.worker import TURNS, Loop, PerWorker
+from operators.engine.loop import TURNS, Loop, PerWorker
 
 NEVER = 3_600.0
 

@@ -1,0 +1,1 @@
+"""What Bytewax and asyncio need, whatever passes: loop, epochs, routing, positions, the end."""

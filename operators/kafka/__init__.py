@@ -1,0 +1,1 @@
+"""Kafka's clients: reading, positions and commits."""

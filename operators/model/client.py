@@ -1,0 +1,245 @@
+"""One request to the model's API, over HTTP, and what its answer means.
+
+| answer                                                    | meaning                         |
+| --------------------------------------------------------- | ------------------------------- |
+| 200 with one valid prediction for each transaction        | predictions                     |
+| 200 with anything else, or too long                       | `UnavailableError`              |
+| 408, 425, 429, 5xx, no connection, no answer in time      | `UnavailableError`              |
+| 400, 413, 422                                             | `RefusedError`: of this content |
+| 401, where a token file holds another token by now        | asked once more, with that one  |
+| any other                                                 | `ScoringError`: stops           |
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final, Literal
+from uuid import UUID
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from pydantic import SecretStr
+
+from operators.errors import DependencyError, ScoringError
+from operators.model.breaker import ServiceError
+from operators.model.contracts import CONTRACTS, BadAnswerError
+from operators.records import Prediction, Transaction
+from settings import Settings
+from telemetry import tracing
+
+__all__ = ["RefusedError", "ScoringApi", "UnavailableError", "check"]
+
+UNAVAILABLE: Final = frozenset({408, 425, 429})
+REFUSED: Final = frozenset({400, 413, 422})
+OVERLOADED: Final = frozenset({429, 503})
+LONGEST_WISH: Final = 60.0  # seconds of `Retry-After` that are granted
+ANSWER_BYTES: Final = 64_000  # longest answer: these, and for each transaction those
+ANSWER_BYTES_EACH: Final = 2_000
+
+Kind = Literal["overload", "status", "connection", "timeout", "answer"]
+"""What was wrong with a request that may succeed another time."""
+
+
+class UnavailableError(ServiceError):
+    """The request may succeed another time, or the service is sick.
+
+    :arg reason: For people.
+
+    :arg after: Seconds for which the service asks to be left alone.
+
+    :arg kind: For metrics; the vocabulary is fixed.
+
+    """
+
+    def __init__(self, reason: str, after: float = 0.0, *, kind: Kind) -> None:
+        super().__init__(reason, after)
+        self.kind = kind
+        self.overload = kind in {"overload", "timeout"}
+        """Whether it has too much to do."""
+
+
+class RefusedError(Exception):
+    """The service refuses the content of the request.
+
+    :arg status: Of the answer.
+
+    :arg blamed: Positions in the request that the answer names.
+
+    """
+
+    def __init__(self, status: int, blamed: set[int]) -> None:
+        super().__init__(f"the model answered {status}")
+        self.status, self.blamed = status, blamed
+
+
+class ScoringApi:
+    """The model's API.
+
+    :arg settings: URL, contract, token and limits.
+
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._contract = CONTRACTS[settings.ml_api_contract]
+        path = self._contract.path.format(model=settings.ml_api_model)
+        self.url = f"{str(settings.ml_api_url).rstrip('/')}/{path}"
+        self._settings = settings
+        self._target = httpx.URL(self.url)
+        self._limit = settings.ml_api_timeout.total_seconds()
+        self._token = settings.ml_api_token
+        self._transport: AiohttpTransport | None = None
+
+    async def ask(self, transactions: Sequence[Transaction]) -> dict[UUID, Prediction]:
+        """Ask for predictions, once.
+
+        :arg transactions: Each id once.
+
+        :returns: A prediction for each, by id.
+
+        :raises UnavailableError: Another time it may go well.
+
+        :raises RefusedError: The content is refused.
+
+        :raises ScoringError: It will not go well without another setting.
+
+        """
+        with tracing.request(len(transactions)):
+            return await self._ask(transactions)
+
+    async def _ask(self, transactions: Sequence[Transaction]) -> dict[UUID, Prediction]:
+        body = self._contract.encode(transactions)
+        room = ANSWER_BYTES + ANSWER_BYTES_EACH * len(transactions)
+        token = self._token
+        status, answer, after = await self._post(body, room)
+        if status == httpx.codes.UNAUTHORIZED and self._has_another_token(token):
+            status, answer, after = await self._post(body, room)
+        if status in UNAVAILABLE or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            reason = f"status {status}"
+            kind: Kind = "overload" if status in OVERLOADED else "status"
+            raise UnavailableError(reason, after, kind=kind)
+        if status in REFUSED:
+            raise RefusedError(status, self._contract.blame(answer))
+        if status != httpx.codes.OK:
+            raise ScoringError(self._complaint(status))
+        try:
+            predictions = self._contract.decode(answer)
+        except BadAnswerError as error:
+            raise UnavailableError(str(error), kind="answer") from None
+        if predictions.keys() != {transaction.id for transaction in transactions}:
+            reason = "the ids of the answer are not those of the request"
+            raise UnavailableError(reason, kind="answer")
+        return predictions
+
+    async def close(self) -> None:
+        """Close its connections."""
+        if self._transport is not None:
+            await self._transport.aclose()
+            self._transport = None
+
+    async def _post(self, body: bytes, room: int) -> tuple[int, bytes, float]:
+        """Status, body, and the seconds that `Retry-After` asks for."""
+        if self._transport is None:
+            self._transport = _transport()
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        if self._token is not None:
+            headers["authorization"] = f"Bearer {self._token.get_secret_value()}"
+        headers |= tracing.headers()
+        request = httpx.Request("POST", self._target, headers=headers, content=body)
+        try:
+            # Without httpx's client: its cookies, redirects and credentials are not wanted here,
+            # and took as much of the processor as all of the transport.
+            async with (
+                asyncio.timeout(self._limit),
+                aclosing(await self._transport.handle_async_request(request)) as response,
+            ):
+                tracing.answered(response.status_code)
+                answer = bytearray()
+                async for chunk in response.aiter_bytes():
+                    answer += chunk
+                    if len(answer) > room:
+                        reason = f"an answer of more than {room} bytes"
+                        raise UnavailableError(reason, kind="answer")
+                return response.status_code, bytes(answer), _retry_after(response)
+        except httpx.ConnectTimeout:
+            # The transport says so of any connection that was not made.
+            reason = "no connection"
+            raise UnavailableError(reason, kind="connection") from None
+        except TimeoutError:
+            reason = f"no answer within {self._limit:g} s"
+            raise UnavailableError(reason, kind="timeout") from None
+        # UnicodeError: a name that cannot be a host's, such as one with two dots in a row.
+        except (httpx.TransportError, httpx.DecodingError, UnicodeError) as error:
+            raise UnavailableError(type(error).__name__, kind="connection") from None
+
+    def _has_another_token(self, refused: SecretStr | None) -> bool:
+        # Than the one that was sent: meanwhile another request may have read the new one.
+        self._token = self._settings.read_again("ml_api_token")
+        return self._token != refused
+
+    def _complaint(self, status: int) -> str:
+        setting = "ML_API_URL, ML_API_CONTRACT, ML_API_MODEL"
+        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            setting = "ML_API_TOKEN"
+        return f"{setting}: the model at {self.url} answered {status}"
+
+
+def _transport() -> AiohttpTransport:
+    # aiohttp below httpx: a tenth of the processor time with many requests in flight.
+    return AiohttpTransport(
+        client=lambda: aiohttp.ClientSession(
+            # The scoring step bounds what is in flight.
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+    )
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that a `Retry-After` header asks for, in either of its forms (RFC 9110, 10.2.3)."""
+    value = response.headers.get("retry-after", "0")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (TypeError, ValueError):
+            return 0.0
+    return min(seconds, LONGEST_WISH) if seconds > 0 else 0.0  # NaN is not
+
+
+def check(settings: Settings) -> str:
+    """Ask the model's API for the predictions of no transactions.
+
+    :arg settings: URL, token and limits.
+
+    :returns: The URL that answered.
+
+    :raises DependencyError: It did not answer, or not as the contract says.
+
+    """
+    api = ScoringApi(settings)
+
+    async def ask() -> None:
+        try:
+            async with asyncio.timeout(settings.start_timeout.total_seconds()):
+                await api.ask([])
+        finally:
+            await api.close()
+
+    try:
+        asyncio.run(ask())
+    except TimeoutError:
+        msg = f"ML_API_URL: the model at {api.url}: no answer"
+        raise DependencyError(msg) from None
+    except UnavailableError as error:
+        msg = f"ML_API_URL: the model at {api.url}: {error}"
+        raise DependencyError(msg) from None
+    except RefusedError as error:
+        msg = f"ML_API_URL, ML_API_CONTRACT: the model at {api.url}: {error} to an empty batch"
+        raise DependencyError(msg) from None
+    except ScoringError as error:
+        raise DependencyError(str(error)) from None
+    return api.url
