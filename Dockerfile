@@ -28,7 +28,7 @@ RUN groupadd --gid 10001 fraud \
 
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
-COPY dataflow.py settings.py ./
+COPY dataflow.py startup.py settings.py settings_types.py ./
 COPY operators operators
 COPY ops ops
 COPY lab lab

@@ -2,30 +2,18 @@
 
 `load` reads them; nothing else in the project looks at `os.environ`. Any variable can come from a
 file instead: `DATABASE_URL_FILE=/run/secrets/database-url` is read where `DATABASE_URL` is not set.
-Secrets are kept in Pydantic's `SecretStr` and are never printed.
+Secrets are kept in Pydantic's `SecretStr` and are never printed. `settings_types.py` says how each
+kind of value is written.
 """
 
 import argparse
-import json
 import os
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    HttpUrl,
-    Secret,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, Secret, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -35,101 +23,13 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableSettingsError
 
-__all__ = ["Settings", "SettingsError", "load", "recovery_directory", "workers_per_process"]
+from settings_types import DatabaseUrl, Name, PlainUrl, Properties, Seconds, StartAt
 
-OWNED_PROPERTIES = {
-    "acks": "every dead letter is acknowledged by all replicas",
-    "auto.offset.reset": "KAFKA_START_AT",
-    "bootstrap.servers": "KAFKA_BOOTSTRAP_SERVERS",
-    "enable.auto.commit": "offsets are committed when they are durable",
-    "enable.auto.offset.store": "offsets are committed when they are durable",
-    "enable.idempotence": "a retried dead letter must not be there twice",
-    "enable.partition.eof": "the stream has no end",
-    "group.id": "KAFKA_CONSUMER_GROUP",
-    "isolation.level": "what a transaction has not committed is no message",
-    "metadata.broker.list": "KAFKA_BOOTSTRAP_SERVERS",
-    "request.required.acks": "every dead letter is acknowledged by all replicas",
-    "sasl.password": "KAFKA_SASL_PASSWORD",
-    "transactional.id": "named after group, topic and partition, so that a newer fences an older",
-}
-"""librdkafka's properties that the stream sets itself, with the setting or the reason."""
+__all__ = ["Settings", "SettingsError", "load", "recovery_directory", "workers_per_process"]
 
 
 class SettingsError(ValueError):
     """A setting is missing or wrong. The message names each in one line and holds no secret."""
-
-
-def _seconds(value: Any) -> Any:
-    if isinstance(value, timedelta):
-        return value
-    try:
-        return timedelta(seconds=float(value))
-    except (TypeError, ValueError, OverflowError):
-        msg = "must be a number of seconds"
-        raise ValueError(msg) from None
-
-
-def _properties(value: Any) -> Any:
-    if isinstance(value, Secret):
-        return value
-    try:
-        properties = json.loads(value) if isinstance(value, str) else value
-        names = list(properties.items())
-    except (AttributeError, ValueError):
-        msg = 'must be a JSON object such as {"socket.keepalive.enable": true}'
-        raise ValueError(msg) from None
-    for name, setting in names:
-        if name in OWNED_PROPERTIES:
-            msg = f"{name} is set by the stream: {OWNED_PROPERTIES[name]}"
-            raise ValueError(msg)
-        # The Python client takes callbacks under other names, which no text can be.
-        if not re.fullmatch(r"[a-z]+(\.[a-z0-9]+)+|debug", name):
-            msg = "a name in it is no librdkafka property"
-            raise ValueError(msg)
-        if not isinstance(setting, str | bool | int | float):
-            msg = f"{name} must be a text, a number, true or false"
-            raise ValueError(msg)  # noqa: TRY004 - Pydantic's way
-    return properties
-
-
-def _start_at(value: str) -> str:
-    if value in {"earliest", "latest"}:
-        return value
-    try:
-        datetime.fromisoformat(value)
-    except ValueError:
-        msg = "must be earliest, latest or an ISO 8601 time such as 2026-11-23T10:00:00Z"
-        raise ValueError(msg) from None
-    return value
-
-
-def _conninfo(value: SecretStr) -> SecretStr:
-    msg = (
-        "must be a PostgreSQL URL such as postgresql://user:password@host:5432/database,"
-        " special characters in the password percent-encoded"
-    )
-    try:
-        parts = conninfo_to_dict(value.get_secret_value())
-    except ProgrammingError:
-        # libpq's message repeats the text, password included.
-        raise ValueError(msg) from None
-    # What is left of a password that is not encoded would be logged as the host.
-    host, port = str(parts.get("host", "")), str(parts.get("port", ""))
-    if "@" in host or port.strip("0123456789,"):
-        raise ValueError(msg)
-    return value
-
-
-def _plain_url(value: HttpUrl) -> HttpUrl:
-    if value.username or value.password or value.query or value.fragment:
-        msg = "must hold no user, password or query, since it is logged; use ML_API_TOKEN"
-        raise ValueError(msg)
-    return value
-
-
-Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
-Properties = Annotated[Secret[dict[str, str | bool | int | float]], BeforeValidator(_properties)]
-Name = Annotated[str, Field(min_length=1, max_length=249, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
 class _FileSettingsSource(EnvSettingsSource):
@@ -162,7 +62,7 @@ class Settings(BaseSettings):
     )
     kafka_topic: Name = Field("transactions", description="Topic that is read")
     kafka_error_topic: Name = Field("transactions-failed", description="Topic for what fails")
-    kafka_start_at: Annotated[str, AfterValidator(_start_at)] = Field(
+    kafka_start_at: StartAt = Field(
         "earliest",
         description="Where a group without offsets starts: `earliest`, `latest` or an ISO 8601 time"
         " (UTC if it has no offset)",
@@ -190,7 +90,7 @@ class Settings(BaseSettings):
         description="Any other librdkafka property, as a JSON object; may hold secrets",
     )
 
-    database_url: Annotated[SecretStr, AfterValidator(_conninfo)] = Field(
+    database_url: DatabaseUrl = Field(
         description="PostgreSQL, `postgresql://user:password@host:5432/database` (secret)"
     )
     database_timeout: Seconds = Field(
@@ -198,7 +98,7 @@ class Settings(BaseSettings):
         description="Limit of one statement and of one attempt to connect, in seconds",
     )
 
-    ml_api_url: Annotated[HttpUrl, AfterValidator(_plain_url)] = Field(
+    ml_api_url: PlainUrl = Field(
         description="Base URL of the model's API; the contract adds its path"
     )
     ml_api_contract: Literal["native", "oip", "mlflow"] = Field(
@@ -242,6 +142,15 @@ class Settings(BaseSettings):
         description="Factor by which the pause before each retry grows; the first is up to 1 s",
     )
 
+    in_hand_messages: int = Field(
+        10_000,
+        ge=1,
+        description="Messages that a worker may have read and not finished; then it reads no more",
+    )
+    in_hand_bytes: int = Field(
+        64_000_000, ge=1, description="The same in bytes; the first limit that is met counts"
+    )
+
     start_timeout: Seconds = Field(
         timedelta(seconds=15),
         description="Limit within which each dependency has to answer at start, in seconds",
@@ -268,8 +177,8 @@ class Settings(BaseSettings):
     )
     epoch_timeout: Seconds = Field(
         timedelta(seconds=60),
-        description="Seconds since the end of the last epoch after which `/health/ready` fails;"
-        " several times what `-s` says",
+        description="Seconds since the end of the last epoch, or since a message was last finished"
+        " while some are in hand, after which `/health/ready` fails; several times what `-s` says",
     )
     log_format: Literal["text", "json"] = Field("text", description="`text` or `json`")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

@@ -122,21 +122,23 @@ class _OptionalFields(_Fields, total=False):
 _validate: Callable[[Any], _OptionalFields] = TypeAdapter(_OptionalFields).validator.validate_python
 
 
+Decoded = list[Received] | list[Failure]
+"""Of one kind, and never empty."""
+
+
 @dataclass(frozen=True)
 class DecodeOut:
     """Streams from {py:obj}`decode`."""
 
-    oks: Stream[Received]
+    oks: Stream[list[Received]]
     """Valid transactions."""
 
-    errs: Stream[Failure]
+    errs: Stream[list[Failure]]
     """Messages that hold none."""
 
 
 def parse_json(value: bytes) -> Any:
     """Parse JSON strictly: exact decimals, no NaN, no doubled keys, at most 200 levels.
-
-    :arg value: UTF-8.
 
     :returns: What it says; numbers with a point or an exponent as `Decimal`.
 
@@ -174,8 +176,6 @@ def _rule(reason: ErrorDetails) -> tuple[str, str, str]:
 def decode_message(message: Message) -> Received | Failure:
     """Decode and validate one message.
 
-    :arg message: From Kafka.
-
     :returns: The transaction in it, or why it holds none.
 
     """
@@ -198,15 +198,15 @@ def decode_message(message: Message) -> Received | Failure:
     transaction_id, external_id = _identify(fields["id"])
     return Received(
         message,
-        Transaction(
-            id=transaction_id,
-            external_id=external_id,
-            description=fields["description"],
-            amount=fields["amount"],
-            timestamp=timestamp,
-            merchant=fields.get("merchant"),
-            operation_type=fields["operation_type"],
-            side=fields["side"],
+        Transaction(  # by position, which takes half as long as by name
+            transaction_id,
+            external_id,
+            fields["description"],
+            fields["amount"],
+            timestamp,
+            fields.get("merchant"),
+            fields["operation_type"],
+            fields["side"],
         ),
     )
 
@@ -233,25 +233,29 @@ def _in_utc(time: datetime) -> datetime:
     return time.astimezone(UTC)
 
 
-def _decode_batch(messages: list[Message]) -> list[Received | Failure]:
-    return [decode_message(message) for message in messages]
+def _decode_batch(messages: list[Message]) -> list[Decoded]:
+    valid: list[Received] = []
+    failed: list[Failure] = []
+    for message in messages:
+        decoded = decode_message(message)
+        if isinstance(decoded, Received):
+            valid.append(decoded)
+        else:
+            failed.append(decoded)
+    return [batch for batch in (valid, failed) if batch]
 
 
-def _is_valid(item: Received | Failure) -> bool:
-    return isinstance(item, Received)
+def _are_valid(batch: Decoded) -> bool:
+    return isinstance(batch[0], Received)
 
 
 @operator
 def decode(step_id: str, up: Stream[Message]) -> DecodeOut:
     """Decode and validate messages.
 
-    :arg step_id: Unique ID.
-
-    :arg up: Messages as Kafka gave them.
-
-    :returns: Valid transactions, and failures of the rest.
+    :returns: Valid transactions, and failures of the rest, in lists of what was read together.
 
     """
     decoded = op.flat_map_batch("decode", up, _decode_batch)
-    branches = op.branch("valid", decoded, _is_valid)
+    branches = op.branch("valid", decoded, _are_valid)
     return DecodeOut(oks=branches.trues, errs=branches.falses)  # type: ignore[arg-type]

@@ -11,6 +11,10 @@ Bad data is no exception: it is a `Failure` in a stream. Messages hold no secret
 transaction.
 """
 
+from typing import ClassVar, TypeVar
+
+from telemetry import log
+
 __all__ = [
     "DeliveryError",
     "DependencyError",
@@ -18,11 +22,15 @@ __all__ = [
     "SourceError",
     "StoreError",
     "StreamError",
+    "fatal",
 ]
 
 
 class StreamError(Exception):
     """Base of all that stops the stream."""
+
+    event: ClassVar[str] = "stream.stopped"
+    """Under which `fatal` logs it."""
 
 
 class DependencyError(StreamError):
@@ -32,14 +40,35 @@ class DependencyError(StreamError):
 class SourceError(StreamError):
     """A partition cannot be read on without losing messages."""
 
+    event = "source.stopped"
+
 
 class ScoringError(StreamError):
     """The model's API refused or failed in a way that is not the fault of one transaction."""
 
+    event = "score.stopped"
+
 
 class StoreError(StreamError):
-    """Rows could not be written to the database in time."""
+    """Rows could not be written to the database."""
+
+    event = "postgres.stopped"
 
 
 class DeliveryError(StreamError):
     """Dead letters were not acknowledged by the broker."""
+
+    event = "dead_letters.stopped"
+
+
+E = TypeVar("E", bound=StreamError)
+
+
+def fatal(error: E) -> E:
+    """Log an error that stops the stream: in a cluster no traceback of a worker is printed.
+
+    :returns: The same error.
+
+    """
+    log.error(error.event, error=str(error))
+    return error

@@ -5,26 +5,26 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from operators import sinks as postgres
 from operators import source
 from operators.dead_letters import writer as dead_letters
 from operators.errors import DependencyError
 from operators.model import client as scoring_api
+from operators.postgres.check import check as check_postgres
 from settings import Settings
 
-__all__ = ["Finding", "examine"]
+__all__ = ["CheckResult", "run_checks"]
 
 Check = Callable[[Settings], str]
 
 CHECKS: Final[dict[str, Check]] = {
     "Kafka topic": source.check,
     "Kafka error topic": dead_letters.check,
-    "PostgreSQL": postgres.check,
+    "PostgreSQL": check_postgres,
     "Model API": scoring_api.check,
 }
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """What became of one check."""
 
     dependency: str
@@ -33,14 +33,12 @@ class Finding(NamedTuple):
     """What was found; if it is not ok, the setting to look at and what is wrong."""
 
 
-def examine(settings: Settings, recovery: Path | None) -> Iterator[Finding]:
+def run_checks(settings: Settings, recovery: Path | None) -> Iterator[CheckResult]:
     """Check every dependency, all at once, each within `START_TIMEOUT`.
-
-    :arg settings: Of the stream.
 
     :arg recovery: Directory of the recovery partitions, if the stream is to have one.
 
-    :returns: One finding for each, in a fixed order.
+    :returns: One result for each, in a fixed order.
 
     """
     checks = dict(CHECKS)
@@ -50,9 +48,9 @@ def examine(settings: Settings, recovery: Path | None) -> Iterator[Finding]:
         running = [(name, pool.submit(check, settings)) for name, check in checks.items()]
         for name, check in running:
             try:
-                yield Finding(name, ok=True, detail=check.result())
+                yield CheckResult(name, ok=True, detail=check.result())
             except DependencyError as error:
-                yield Finding(name, ok=False, detail=str(error))
+                yield CheckResult(name, ok=False, detail=str(error))
 
 
 def _check_recovery(directory: Path) -> str:

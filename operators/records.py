@@ -3,13 +3,16 @@
     Message ──decode──> Received ──score──> Scored
                   └──────────────┴────────> Failure
 
-All are named tuples: cheap to make, and equal across processes of a cluster.
+From `decode` on they pass in lists: what was read, answered or refused together. All are named
+tuples, which are cheap to make.
 """
 
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal, NamedTuple
 from uuid import UUID
+
+from operators.engine.positions import Fetch
 
 __all__ = [
     "Disposition",
@@ -51,8 +54,8 @@ class Message(NamedTuple):
     offset: int
     timestamp: int
     """Milliseconds since 1970 in UTC, from the producer or the broker; -1 if there is none."""
-    restored: bool = False
-    """Whether it comes from a snapshot of work in hand, not from Kafka."""
+    fetch: Fetch | None = None
+    """What it was read with, which is told when it is done; None if no partition keeps account."""
 
     @property
     def partition_key(self) -> str:

@@ -1,93 +1,80 @@
-"""Store scored transactions in PostgreSQL.
+"""The two ends of the stream: rows in PostgreSQL, dead letters in the error topic.
 
-One writer a worker takes what is waiting and writes it as one database transaction, while the
-stream goes on; an epoch ends only after all of it is committed.
+Both take what their worker read, in lists, and neither waits: a message is done when it is durable,
+which the account of its source partition keeps (`operators.engine.positions`). So they have no part
+in recovery, and Bytewax's `DynamicSink`, which keeps everything on its worker, is all they need.
+
+Of messages that come from a source without such an account the call returns when they are durable.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import psycopg
-from bytewax.outputs import StatefulSinkPartition
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
-from operators.engine.aligned import SourceAlignedSink
-from operators.errors import DependencyError
-from operators.postgres import sql as statements
-from operators.postgres.writer import PostgresWriter
-from operators.records import Scored
-from settings import Settings
+from operators.records import Failure, Scored
+from operators.workers import Worker, Workers
 
-__all__ = ["PostgresSink", "check"]
+__all__ = ["DeadLetterSink", "PostgresSink"]
 
 
-def check(settings: Settings) -> str:
-    """Connect to the database and look for the tables and the rights to write to them.
+class PostgresSink(DynamicSink[Sequence[Scored]]):
+    """Scored transactions to PostgreSQL. Exactly once: rows are idempotent by id and position."""
 
-    :arg settings: Where it is.
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
 
-    :returns: What was found.
-
-    :raises DependencyError: Which setting to look at.
-
-    """
-    limit = settings.start_timeout.total_seconds()
-    try:
-        with psycopg.connect(
-            settings.database_url.get_secret_value(),
-            autocommit=True,
-            connect_timeout=max(1, round(limit)),
-        ) as connection:
-            connection.execute(statements.LIMIT_STATEMENTS, [str(round(limit * 1000))])
-            for table, privilege in statements.PRIVILEGES:
-                if not _is(connection, statements.TABLE_EXISTS, table):
-                    msg = f"DATABASE_URL: there is no table {table}: run python -m ops migrate"
-                    raise DependencyError(msg)
-                if not _is(connection, statements.MAY, table, privilege):
-                    msg = f"DATABASE_URL: this user lacks {privilege} on {table}"
-                    raise DependencyError(msg)
-            info = connection.info
-            version = info.server_version // 10_000
-            return f"{info.dbname} at {info.host}:{info.port}, PostgreSQL {version}"
-    # UnicodeError: a name that cannot be a host's, such as one with two dots in a row.
-    except (psycopg.Error, UnicodeError) as error:
-        # libpq's first line names host and reason, never the password.
-        msg = f"DATABASE_URL: {str(error).strip().splitlines()[0]}"
-        raise DependencyError(msg) from None
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> "_RowSink":
+        """See ABC docstring."""
+        del step_id, worker_index, worker_count
+        return _RowSink(self._workers())
 
 
-def _is(connection: psycopg.Connection[tuple[bool]], query: str, *values: str) -> bool:
-    row = connection.execute(query, values).fetchone()
-    return row is not None and row[0]
+class _RowSink(StatelessSinkPartition[Sequence[Scored]]):
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
 
-
-class _Partition(StatefulSinkPartition[Scored, None]):
-    def __init__(self, writer: PostgresWriter, partition_key: str) -> None:
-        self._writer = writer
-        writer.open(partition_key)
-
-    def write_batch(self, values: list[Scored]) -> None:
-        self._writer.write(values)
-
-    def snapshot(self) -> None:
-        self._writer.flush()
+    def write_batch(self, items: list[Sequence[Scored]]) -> None:
+        rows = self._worker.rows
+        for scored in items:
+            rows.write(scored)
+        self._worker.loop.pump()
+        _await_untracked(self._worker, items, lambda: rows.is_idle)
 
     def close(self) -> None:
-        self._writer.close()
+        """End the session; never raises."""
+        self._worker.session.close()
 
 
-class PostgresSink(SourceAlignedSink[Scored]):
-    """Scored transactions to PostgreSQL. Exactly once: rows are idempotent by id and position.
+class DeadLetterSink(DynamicSink[Sequence[Failure]]):
+    """Failures to the error topic. Exactly once for those who read committed records."""
 
-    :arg settings: The topic whose partitions it has.
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
 
-    :arg writers: Gives the calling worker's writer.
-
-    """
-
-    def __init__(self, settings: Settings, *, writers: Callable[[], PostgresWriter]) -> None:
-        super().__init__(settings)
-        self._writers = writers
-
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Partition:
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> "_FailureSink":
         """See ABC docstring."""
-        del step_id, resume_state
-        return _Partition(self._writers(), for_part)
+        del step_id, worker_index, worker_count
+        return _FailureSink(self._workers())
+
+
+class _FailureSink(StatelessSinkPartition[Sequence[Failure]]):
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def write_batch(self, items: list[Sequence[Failure]]) -> None:
+        letters = self._worker.dead_letters
+        for failures in items:
+            letters.put(failures)
+        self._worker.loop.pump()
+        _await_untracked(self._worker, items, lambda: letters.is_idle)
+
+
+def _await_untracked(
+    worker: Worker,
+    items: list[Sequence[Scored]] | list[Sequence[Failure]],
+    is_idle: Callable[[], bool],
+) -> None:
+    if any(each.message.fetch is None for each in items[0][:1]):
+        if worker.sends_failures:
+            worker.dead_letters.flush_soon()
+        worker.loop.run_until(is_idle)

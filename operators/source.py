@@ -1,122 +1,188 @@
-"""Read a Kafka topic: Bytewax's `KafkaSource` with a partition of our own.
+"""Read a Kafka topic: Bytewax's `KafkaSource` with partitions of our own.
 
-Partitions are the unit of parallelism. Exactly-once: the snapshot holds the position, and with the
-consumer group's committed offsets a lost recovery directory loses nothing.
+Partitions are the unit of parallelism. Exactly-once: the snapshot holds the position up to which
+everything is durable, and so does the group's offset, so that a lost recovery directory loses
+nothing.
 
-A partition starts from its snapshot, unless the group's offset was moved by hand since; without a
-snapshot from the group's offset, else from `KAFKA_START_AT`. An offset is committed once everything
-before it is durable: after the epoch that read it has ended everywhere, and never past what scoring
-still has in flight. Our commits carry a mark, `operators.kafka.commits`; `kafka-consumer-groups
---reset-offsets` leaves none, which is how an operator's wish is known.
-
-`assign()` is used, not `subscribe()`: the group shows offsets and lag, and has no members.
+The partitions of a worker share one consumer, and the first of them reads for all. The others are
+only asked now and then whether the stream ends.
 """
 
 import time
-from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from bytewax.connectors.kafka import KafkaSource
-from confluent_kafka import Consumer, KafkaException
+from bytewax.inputs import StatefulSourcePartition
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
-from operators.dead_letters.already_written import ReadBack
-from operators.engine.loop import Loop
-from operators.engine.positions import Unfinished
-from operators.engine.shutdown import Stop
+from operators.dead_letters.writer import MOST_OPEN
+from operators.engine import descriptors
+from operators.engine.loop import WorkerLocal
 from operators.kafka import client as topics
-from operators.kafka.commits import Mark
-from operators.kafka.partition import Partition, Shared, State, committer
-from operators.records import partition_key
-from settings import Settings
-from telemetry import Progress, log
+from operators.kafka.client import TopicDescription
+from operators.kafka.metadata import NOTHING_KNOWN, State
+from operators.kafka.start import begin_group
+from operators.records import Message, partition_key
+from operators.takeover import Assignment
+from operators.workers import Worker, Workers
+from settings import Settings, workers_per_process
+from telemetry import log
 
-__all__ = ["LAST_CLOSE", "TransactionSource", "check"]
+__all__ = ["TransactionSource", "check"]
 
-LAST_CLOSE: Final = 1.0  # seconds that the end waits for consumers to close
+BUSY: Final = timedelta(milliseconds=2)  # nothing to read, but requests or writes are going on
+SOON: Final = timedelta(milliseconds=10)  # nothing to do, but the epoch may be over soon
+BESIDE: Final = 100  # descriptors for all else: the model, the database, recovery, HTTP, libraries
+OTHERS: Final = 0.2  # seconds until a partition that does not read is asked again
 
 
 def check(settings: Settings) -> str:
-    """Look for the topic that is read.
-
-    :arg settings: Brokers and topic.
+    """Look for the topic that is read, and whether this process may open what that takes.
 
     :returns: What was found.
 
     :raises DependencyError: Which setting to look at.
 
     """
-    return topics.check(settings, settings.kafka_topic)
+    found = topics.check(settings, settings.kafka_topic)
+    count, workers = len(topics.partitions(settings)), workers_per_process()
+    clients = 3 * workers + min(count, MOST_OPEN * workers)
+    descriptors.require(BESIDE + clients * descriptors.CLIENT, f"reading {count} partitions")
+    return found
 
 
 class TransactionSource(KafkaSource):
-    """Transactions from a Kafka topic.
+    """Transactions from a Kafka topic."""
 
-    :arg settings: Brokers, topic, group and start.
-
-    :arg loops: Gives the calling worker's loop, pumped here.
-
-    :arg read_backs: Gives what the calling worker reads back from the error topic.
-
-    :arg claim: Holds a partition's lock before it is read, or raises.
-
-    :arg progress: Told of messages and lag.
-
-    :arg unfinished: What scoring has in hand.
-
-    :arg stop: When requested, every partition ends.
-
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        loops: Callable[[], Loop],
-        read_backs: Callable[[], ReadBack],
-        claim: Callable[[str], None],
-        progress: Progress,
-        unfinished: Unfinished,
-        stop: Stop,
-    ) -> None:
+    def __init__(self, settings: Settings, workers: Workers) -> None:
         super().__init__([settings.kafka_bootstrap_servers], [settings.kafka_topic])
-        self._settings = settings
-        self._topic_id = ""
-        self._shared = Shared(loops, read_backs, claim, progress, unfinished, stop, [], [])
+        self._settings, self._workers = settings, workers
+        self._described = WorkerLocal[list[TopicDescription]](list)
+        self._readers = WorkerLocal(lambda: _Reading(workers(), self._described()[0]))
 
     def list_parts(self) -> list[str]:
-        """Each Kafka partition is an input partition."""
-        self._topic_id = topics.topic_id(self._settings)
-        keys = topics.partition_keys(self._settings)
-        self._shared.progress.partitions = len(keys)
-        return keys
+        """Each Kafka partition is an input partition.
+
+        Every worker lists them before any reads, so this is where a new group is begun.
+        """
+        settings, worker = self._settings, self._workers()
+        numbers = topics.partitions(settings)
+        topic = TopicDescription(_topic_id(settings), len(numbers))
+        self._described()[:] = [topic]
+        begin_group(settings, numbers, topic.id, worker.stop)
+        worker.progress.partitions = len(numbers)
+        return [partition_key(settings.kafka_topic, number) for number in numbers]
 
     def build_part(  # type: ignore[override]
         self, step_id: str, for_part: str, resume_state: State | None
-    ) -> Partition:
+    ) -> "_Partition":
         """See ABC docstring."""
         del step_id
+        reading = self._readers()
         number = int(for_part.split("-", 1)[0])
-        return Partition(
-            self._settings, number, resume_state, topic_id=self._topic_id, shared=self._shared
-        )
+        reading.states[number] = resume_state
+        return _Partition(reading, number)
 
-    def commit_ends(self) -> None:
-        """Commit the last positions, after the stream has ended in good order."""
-        if not self._shared.ended:
-            return
-        topic = self._settings.kafka_topic
-        ends = []
-        for partition, read, taken in self._shared.ended:
-            offset = self._shared.unfinished.below(partition_key(topic, partition), read)
-            ends.append(Mark(self._topic_id, taken).at(topic, partition, offset))
-        consumer = Consumer(topics.client(self._settings, committer(self._settings)))
-        try:
-            consumer.commit(offsets=ends, asynchronous=False)
-        except KafkaException as error:
-            # Only the lag that others see is too high: the snapshot, or the commit before, counts.
-            log.warning("source.commit_failed", error=error.args[0].str())
-        finally:
-            consumer.close()
-        end = time.monotonic() + LAST_CLOSE
-        for closing in self._shared.closing:
-            closing.join(max(0, end - time.monotonic()))
+
+def _topic_id(settings: Settings) -> str:
+    admin = AdminClient(topics.client(settings, {}))
+    topic = settings.kafka_topic
+    try:
+        return topics.describe(admin, topic, settings.start_timeout.total_seconds()).id
+    except KafkaException as error:
+        log.warning("topic.no_id", topic=topic, reason=error.args[0].str())
+        return ""
+
+
+class _Reading:
+    """What the partitions of one worker share; they are taken over together."""
+
+    def __init__(self, worker: Worker, topic: TopicDescription) -> None:
+        self._worker, self._topic = worker, topic
+        self.states: dict[int, State | None] = {}
+        self._assignment: Assignment | None = None
+        self.is_over = False
+        self._epoch_ends = False
+        self._is_idle = False
+        self._called_at: float | None = None
+
+    def read(self) -> list[Message]:
+        """Read for all partitions.
+
+        :raises StopIteration: The partitions are released.
+
+        """
+        self._note_turn()
+        if self._worker.stop.requested:
+            self._is_idle = False
+            if self._assignment is None or self._assignment.release():
+                self.is_over = True
+                raise StopIteration
+            return []
+        if self._assignment is None:
+            self._assignment = Assignment(self._worker, self._topic)
+        # Bytewax may begin with those that have a snapshot, and build the others later.
+        new = self.states.keys() - self._assignment.partitions.keys()
+        if new:
+            self._assignment.take_over({number: self.states[number] for number in sorted(new)})
+        messages = self._assignment.read()
+        self._is_idle = not messages and not self._assignment.waited
+        return messages
+
+    def pause(self) -> timedelta | None:
+        """How long not to read; None to read on."""
+        pause = self._worker.pacer.hold()
+        if pause is None and self._is_idle:
+            pause = BUSY if self._worker.loop.is_busy else SOON
+        return pause
+
+    def pause_of_others(self) -> timedelta:
+        """How long not to ask the partitions that do not read."""
+        return timedelta(seconds=self._worker.pacer.clear_of_end(OTHERS))
+
+    def end_epoch(self) -> None:
+        """Note that the engine closes an epoch."""
+        self._worker.pacer.closed()
+        self._epoch_ends = True
+
+    def snapshot(self, number: int) -> State:
+        """Take the position of a partition, up to which everything is durable."""
+        if self._assignment is None or number not in self._assignment.partitions:
+            return self.states[number] or NOTHING_KNOWN
+        point = self._assignment.partitions[number].resume_point()
+        return point.state(keeps_metadata=self._assignment.keeps_metadata)
+
+    def _note_turn(self) -> None:
+        """Bytewax calls this again only after an epoch that ends has ended on every worker."""
+        now = time.monotonic()
+        if self._epoch_ends:
+            self._epoch_ends = False
+            for number in self.states:
+                self._worker.progress.epoch_ended(number)
+        elif self._called_at is not None:
+            self._worker.pacer.turned(now - self._called_at)
+        self._called_at = now
+
+
+class _Partition(StatefulSourcePartition[Message, State]):
+    def __init__(self, reading: _Reading, number: int) -> None:
+        self._reading, self._number = reading, number
+        self._reads = len(reading.states) == 1  # the first of its worker
+
+    def next_batch(self) -> list[Message]:
+        if self._reads:
+            return self._reading.read()
+        if self._reading.is_over:
+            raise StopIteration
+        return []
+
+    def next_awake(self) -> datetime | None:
+        pause = self._reading.pause() if self._reads else self._reading.pause_of_others()
+        return None if pause is None else datetime.now(UTC) + pause
+
+    def snapshot(self) -> State:
+        if self._reads:
+            self._reading.end_epoch()
+        return self._reading.snapshot(self._number)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from operators.preflight import examine
+from operators.preflight import run_checks
 from ops.audit import audit
 from ops.migrate import MigrationError
 from ops.migrate import migrate as apply_migrations
@@ -30,7 +30,7 @@ def check(
     """Connect to all that the stream needs and say what is wrong; exit code 1 if something is."""
     settings = _settings()
     failed = False
-    for finding in examine(settings, recovery or recovery_directory([])):
+    for finding in run_checks(settings, recovery or recovery_directory([])):
         failed = failed or not finding.ok
         word = "OK" if finding.ok else "FAILED"
         typer.echo(f"{word:6}  {finding.dependency:17}  {finding.detail}")

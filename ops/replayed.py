@@ -4,30 +4,28 @@ It is a record of its own in the partition of the dead letter, behind it, so tha
 removes it first. It is no dead letter: it lacks `dlq.topic`, `dlq.partition` and `dlq.offset`. Its
 headers, as text:
 
-| header          | what                                                               |
-| --------------- | ------------------------------------------------------------------ |
-| `dlq.replayed`  | `dlq.id` of the dead letter                                        |
-| `dlq.timestamp` | the dead letter's: a topic that was made anew gives the ids again  |
-| `dlq.replays`   | what the message got: how often it has been replayed now           |
+| header          | what                                                                   |
+| --------------- | ---------------------------------------------------------------------- |
+| `dlq.replayed`  | `dlq.id` of the dead letter                                            |
+| `dlq.group`     | the dead letter's, if it has one: another group's may have the same id |
+| `dlq.timestamp` | the dead letter's: a topic that was re-created gives the ids again     |
+| `dlq.replays`   | what the message got: how often it has been replayed now               |
 """
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
-from confluent_kafka import Message
+from operators.dead_letters.envelope import Origin, Record
 
-from operators.dead_letters.envelope import Record
-
-__all__ = ["Replayed", "number", "text_headers"]
+__all__ = ["Replayed", "number"]
 
 
 class Replayed(NamedTuple):
-    """A dead letter that was sent back, by the position of its original."""
+    """A dead letter that was sent back."""
 
-    topic: str
-    partition: int
-    offset: int
+    origin: Origin
     timestamp: int
     """Of the original."""
 
@@ -36,53 +34,37 @@ class Replayed(NamedTuple):
     @property
     def id(self) -> str:
         """The dead letter's `dlq.id`."""
-        return f"{self.topic}-{self.partition}-{self.offset}"
+        return f"{self.origin.topic}-{self.origin.partition}-{self.origin.offset}"
 
     def record(self) -> Record:
         """As it is written to the error topic."""
         told = {"replayed": self.id, "timestamp": datetime.now(UTC).isoformat()}
         headers = {
             "dlq.replayed": self.id,
+            "dlq.group": self.origin.group,
             "dlq.timestamp": self.timestamp,
             "dlq.replays": self.replays,
         }
         return Record(
             key=None,
             value=json.dumps(told).encode(),
-            headers=[(name, str(value).encode()) for name, value in headers.items()],
+            headers=[
+                (name, str(value).encode()) for name, value in headers.items() if value is not None
+            ],
         )
 
     @classmethod
-    def read(cls, told: dict[str, str]) -> Self | None:
-        """Understand a record of the error topic.
-
-        :arg told: Its headers.
-
-        :returns: The mark; None if it is none.
-
-        """
+    def read(cls, told: Mapping[str, str]) -> Self | None:
+        """Understand the headers of a record of the error topic; None if it is no mark."""
         try:
             topic, partition, offset = told["dlq.replayed"].rsplit("-", 2)
-            timestamp = int(told["dlq.timestamp"])
-            return cls(topic, int(partition), int(offset), timestamp, number(told))
+            origin = Origin(told.get("dlq.group"), topic, int(partition), int(offset))
+            return cls(origin, int(told["dlq.timestamp"]), number(told))
         except (KeyError, ValueError):
             return None
 
 
-def text_headers(record: Message) -> dict[str, str]:
-    """Headers of a record that begin with `dlq.`; those that are no text are left out."""
-    headers: dict[str, Any] = dict(record.headers() or [])
-    found = {}
-    for name, value in headers.items():
-        if name.startswith("dlq.") and isinstance(value, bytes):
-            try:
-                found[name] = value.decode()
-            except UnicodeDecodeError:
-                continue
-    return found
-
-
-def number(told: dict[str, str]) -> int:
+def number(told: Mapping[str, str]) -> int:
     """How often a message had been replayed; what another producer wrote there counts as 0."""
     try:
         return max(0, int(told.get("dlq.replays", "0")))

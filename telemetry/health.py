@@ -2,7 +2,8 @@
 
 *Live* asks whether to end it: a worker that gives no sign of life, or a cluster that does not come
 together. It connects to nothing, and a stream that waits for a service is alive. *Ready* asks
-whether it works: dependencies found, partitions assigned, epochs ending, no end asked for.
+whether it works: dependencies found, partitions assigned, epochs ending, messages being finished,
+no end asked for.
 """
 
 import time
@@ -25,7 +26,8 @@ class Health:
 
     :arg live_timeout: How long a worker may give no sign of life, and a cluster may come together.
 
-    :arg epoch_timeout: How long ago the last epoch may have ended.
+    :arg epoch_timeout: How long ago the last epoch may have ended, and the last message have been
+        finished while there are some in hand.
 
     """
 
@@ -78,9 +80,7 @@ class Health:
         assigned, expected = self._partitions()
         states = breakers()
         model_down = states["open"] + states["half-open"] > 0
-        age = self._progress.epoch_age()
-        # While the model is down reading pauses, and with it epochs.
-        epochs = age is None or age <= self._epoch_timeout or model_down
+        epoch_age, done_age = self._progress.epoch_age(), self._progress.done_age()
         parts: dict[str, dict[str, Any]] = {
             "dependencies": {"ok": bool(self._dependencies), "answered": self._dependencies},
             "partitions": {
@@ -89,8 +89,14 @@ class Health:
                 "expected": expected,
             },
             "epoch": {
-                "ok": epochs,
-                "seconds_since_end": None if age is None else round(age, 1),
+                "ok": self._is_recent(epoch_age),
+                "seconds_since_end": _rounded(epoch_age),
+                "limit_seconds": self._epoch_timeout,
+            },
+            "done": {
+                # While the model is down nothing is, which the breaker tells.
+                "ok": self._is_recent(done_age) or model_down,
+                "seconds_since_last": _rounded(done_age),
                 "limit_seconds": self._epoch_timeout,
             },
             "breaker": {"ok": True, "degraded": model_down, "workers": states},
@@ -101,6 +107,9 @@ class Health:
         status = "not ready" if not ok else "degraded" if model_down else "ok"
         return ok, {"status": status, "parts": parts}
 
+    def _is_recent(self, age: float | None) -> bool:
+        return age is None or age <= self._epoch_timeout
+
     def _partitions(self) -> tuple[int, int | None]:
         """Those that are assigned here, and those that will be; None if that is not known yet."""
         topic, here = self._progress.partitions, workers()
@@ -109,6 +118,10 @@ class Health:
         # Bytewax deals partitions to workers like cards.
         expected = sum(len(range(worker.index, topic, worker.count)) for worker in here)
         return self._progress.assigned, expected
+
+
+def _rounded(age: float | None) -> float | None:
+    return None if age is None else round(age, 1)
 
 
 def _no(reason: str) -> dict[str, Any]:

@@ -27,11 +27,14 @@ __all__ = [
     "DATABASE_RETRIES",
     "DEAD_LETTERS",
     "DEAD_LETTER_CODES",
+    "DONE_TIME",
     "DUPLICATES",
     "EPOCH_DURATION",
     "EPOCH_END",
+    "IN_HAND",
     "LAG",
     "MESSAGES_READ",
+    "NEW_PARTITIONS",
     "REQUESTS",
     "REQUESTS_IN_FLIGHT",
     "REQUESTS_LIMIT",
@@ -74,6 +77,9 @@ DEAD_LETTER_CODES: Final = Counter(
     "fraud_dead_letter_codes", "The same by the code of the error", ["stage", "code"]
 )
 LAG: Final = Gauge("fraud_lag_messages", "Messages that are still to be read", ["partition"])
+NEW_PARTITIONS: Final = Gauge(
+    "fraud_new_partitions", "Partitions of the topic that are read only after the next start"
+)
 ARRIVAL_TO_COMMIT: Final = BatchHistogram(
     "fraud_arrival_to_commit_seconds",
     "From a message's timestamp to the commit of its row",
@@ -116,6 +122,15 @@ DATABASE_RETRIES: Final = Counter(
 )
 CONNECTION_LOSSES: Final = Counter(
     "fraud_connection_losses", "Connections that were lost, by service", ["service"]
+)
+
+IN_HAND: Final = Gauge(
+    "fraud_in_hand_messages", "Messages that are read and not done, by worker", ["worker"]
+)
+DONE_TIME: Final = Gauge(
+    "fraud_done_timestamp_seconds",
+    "When a worker last finished a message, or had none in hand",
+    ["worker"],
 )
 
 EPOCH_DURATION: Final = Histogram(

@@ -45,6 +45,7 @@ class Progress:
         self._counts: Counter[str] = Counter()
         self._lags: dict[int, int] = {}
         self._epochs: dict[int, float] = {}
+        self._moved: dict[int | None, float] = {}
         self._failures: deque[tuple[float, FailureNote]] = deque(maxlen=LATEST_FAILURES)
         self.partitions: int | None = None
         """Of the topic; None until that is known."""
@@ -126,6 +127,30 @@ class Progress:
             before, self._epochs[partition] = self._epochs.get(partition, now), now
         metrics.EPOCH_DURATION.observe(now - before)
         metrics.EPOCH_END.labels(partition).set_to_current_time()
+
+    def in_hand(self, worker: int | None, messages: int, *, moves: bool) -> None:
+        """Note what a worker has read and not finished.
+
+        :arg worker: Its index.
+
+        :arg messages: How many.
+
+        :arg moves: Whether one was finished lately, or there are none.
+
+        """
+        metrics.IN_HAND.labels(worker).set(messages)
+        if moves:
+            metrics.DONE_TIME.labels(worker).set_to_current_time()
+            with self._lock:
+                self._moved[worker] = time.monotonic()
+
+    def done_age(self) -> float | None:
+        """Seconds since a message was finished, of the worker where that is longest ago.
+
+        One that has nothing in hand counts as one that has just finished a message.
+        """
+        with self._lock:
+            return time.monotonic() - min(self._moved.values()) if self._moved else None
 
     def totals(self) -> dict[str, Any]:
         """All counts since the start, and what is still to be read."""

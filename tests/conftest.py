@@ -17,7 +17,10 @@ from pathlib import Path
 import pytest
 
 from lab.servers import ApacheKafka, Broker, KafkaServer, ModelApi, Postgres
-from tests.support import Topics
+from tests.kit.environment import environment
+from tests.kit.feed import TOKEN, Feed
+from tests.kit.kafka import Topics
+from tests.kit.recovery import make_recovery, recovery_options
 
 _TEMPLATE = "migrated"
 
@@ -155,6 +158,22 @@ def model_api(_model_api: ModelApi) -> Iterator[ModelApi]:
     yield _model_api
     _model_api.recover()
     _model_api.reset()
+
+
+@pytest.fixture
+def feed(
+    broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> Feed:
+    """A topic to be filled, and all else that the stream needs, as a process of its own."""
+    more = {"ML_API_TOKEN": TOKEN, "STOP_TIMEOUT": "4"}
+    given = {"database_url": database_url, "model_url": model_api.url}
+    return Feed(broker, topics, environment(broker, topics, **given, **more), tmp_path)
+
+
+@pytest.fixture
+def recovery(tmp_path: Path) -> list[str]:
+    """Arguments for a recovery directory of the test's own."""
+    return recovery_options(make_recovery(tmp_path))
 
 
 @pytest.fixture

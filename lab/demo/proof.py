@@ -1,15 +1,29 @@
 """Prove that every message ended in exactly one place, and in the right one."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from lab.demo.feed import Position, Sent
 from lab.demo.ledger import Places
 from lab.sample import DUPLICATE, STORED
 
-__all__ = ["differences"]
+__all__ = ["astray", "differences"]
 
 _SHOWN = 3
+
+
+def astray(sent: Collection[Position], found: Iterable[Position]) -> dict[str, list[Position]]:
+    """Name the positions that are not in exactly one place, by what is wrong with them.
+
+    :arg found: Each as often as there is a place that has it.
+
+    """
+    places = Counter(found)
+    return {
+        "produced, and found nowhere": [at for at in sent if at not in places],
+        "found more than once": [at for at, times in places.items() if times > 1],
+        "found, and never produced": [at for at in places if at not in sent],
+    }
 
 
 def differences(
@@ -29,24 +43,14 @@ def differences(
     :returns: One line for each difference; empty if there is none.
 
     """
+    found = set(places.positions())
     dead = {letter.position for letter in places.dead_letters}
-    found = Counter(places.positions())
     expected = Counter(_expected(message, poison) for message in sent.values())
     wanted = {STORED: len(places.stored), DUPLICATE: len(places.duplicates)}
-    checks = {
-        "produced, and found nowhere": [at for at in sent if at not in found],
-        "found more than once": [at for at, times in found.items() if times > 1],
-        "found, and never produced": [at for at in found if at not in sent],
-        "broken, and not in the error topic": [
-            at
-            for at, message in sent.items()
-            if at in found and _expected(message, poison) is None and at not in dead
-        ],
-        "valid, and in the error topic": [
-            at
-            for at, message in sent.items()
-            if _expected(message, poison) is not None and at in dead
-        ],
+    broken = {at for at, message in sent.items() if _expected(message, poison) is None}
+    checks = astray(sent, places.positions()) | {
+        "broken, and not in the error topic": sorted(broken & found - dead),
+        "valid, and in the error topic": sorted(sent.keys() & dead - broken),
     }
     lines = [
         f"{len(positions)} {what}, such as {_name(positions)}"

@@ -7,6 +7,7 @@ Three tables hold them: `ANSWERS` take the place of the right answer, `ALTERATIO
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -42,7 +43,8 @@ class Fault(BaseModel):
     marker: str | None = Field(
         None,
         min_length=1,
-        description="meets only batches with this text in a description (poison faults: 'poison')",
+        description="meets only batches with this text in a description (poison faults: 'poison',"
+        " fickle: 'fickle')",
     )
     code: int | None = Field(None, ge=200, le=599, description="status of the answer")
     retry_after: float | None = Field(None, ge=0, description="seconds, sent as Retry-After")
@@ -50,6 +52,7 @@ class Fault(BaseModel):
     delay_ms: float | None = Field(None, ge=0, description="slow: delay in place of --delay-ms")
     factor: float = Field(1.0, ge=0, description="slow: multiplies the delay")
     elements: int = Field(0, ge=0, description="too_large: the most that a batch may have")
+    period: float = Field(2.0, gt=0, description="fickle: seconds for which a verdict stands")
 
     @model_validator(mode="after")
     def _is_known(self) -> Self:
@@ -68,7 +71,8 @@ class Fault(BaseModel):
     @property
     def mark(self) -> str:
         """The marker; empty if the fault meets any transaction."""
-        return self.marker or ("poison" if self.name.startswith("poison") else "")
+        own = (name for name in ("poison", "fickle") if self.name.startswith(name))
+        return self.marker or next(own, "")
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,16 @@ async def _poison_index(case: Case) -> web.StreamResponse:
     return json_answer(refused.status, refused.body)
 
 
+async def _fickle(case: Case) -> web.StreamResponse:
+    """Take the batch, refuse it as poison_index does, or fail with 500: each for `period`."""
+    # By the time alone: whoever knows when it was asked can tell what it said.
+    rng = Random(int(time.time() / case.fault.period))  # noqa: S311 - no secret
+    verdict = rng.choice(["well", "well", "refused", "failed"])
+    if verdict == "refused":
+        return await _poison_index(case)
+    return json_answer(200, case.body) if verdict == "well" else json_answer(500, b"fickle")
+
+
 async def _too_large(case: Case) -> web.StreamResponse:
     """Answer batches of more than `elements` with 413."""
     if len(case.transactions) <= case.fault.elements:
@@ -201,6 +215,7 @@ ANSWERS: dict[str, Answer] = {
     "outage": _status,
     "poison": _poison,
     "poison_index": _poison_index,
+    "fickle": _fickle,
     "too_large": _too_large,
     "hang": _hang,
     "reset": _reset,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -17,7 +17,7 @@ from lab.servers.ports import LOCALHOST, accepts, free_port
 from lab.servers.process import Server
 from lab.servers.waiting import wait_until
 
-_TIMEOUT = 10.0
+_TIMEOUT: Final = 60.0
 """Seconds for one request."""
 
 

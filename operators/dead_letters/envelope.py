@@ -1,4 +1,4 @@
-"""How a failure is written to the error topic, and how the original message is read back from it.
+"""How a failure is written to the error topic, and how the original message is read from it.
 
 The value is a JSON object: `transaction` (the JSON as it came, or its text if it was none), `error`
 (field and rule, never the value) and `timestamp` (when it failed, ISO 8601, UTC). The key is the
@@ -8,6 +8,7 @@ original's. The original's headers come first, then these, all as text:
 | --------------- | ------------------------------------------------------------------------------ |
 | `dlq.id`        | `topic-partition-offset` of the original: the same failure has the same id     |
 | `dlq.topic`, `dlq.partition`, `dlq.offset` | the same, each on its own                           |
+| `dlq.group`     | the consumer group of the stream that wrote it: others may share the topic     |
 | `dlq.timestamp` | milliseconds since 1970 of the original, -1 if it had none                     |
 | `dlq.stage`, `dlq.disposition`, `dlq.code` | see `operators.records`                             |
 | `dlq.attempts`  | how often the step tried                                                       |
@@ -17,25 +18,59 @@ original's. The original's headers come first, then these, all as text:
 | `dlq.traceparent` | only where tracing is on: W3C's context of the batch in which it failed      |
 | `dlq.cut`       | only if the record was too large: what of the original is missing              |
 
+Records of version 0.1.0 have no `dlq.group`; they are taken for the reader's own.
+
 The original bytes are exact: `json` has them verbatim behind `{"transaction":`, `text` as a JSON
 string, `base64` (for what is not UTF-8) beside the text as `original`.
 """
 
 import base64
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from operators.decode import parse_json
 from operators.records import Failure, Message
 
-__all__ = ["Record", "cut", "original", "seal"]
+__all__ = ["Origin", "Record", "text_headers", "to_message", "to_record", "truncate"]
 
 PREFIX: Final = b'{"transaction":'
 HEADER: Final = "dlq."
 CUT_LENGTH: Final = 10_000  # characters of the value, bytes of key and headers that a cut leaves
 
 Headers = list[tuple[str, bytes | None]]
+
+
+class Origin(NamedTuple):
+    """Which message a dead letter is of, and whose."""
+
+    group: str | None
+    """Of the stream that wrote it; None in records of version 0.1.0."""
+    topic: str
+    partition: int
+    offset: int
+
+    @classmethod
+    def read(cls, told: Mapping[str, str]) -> Self | None:
+        """Understand the headers of a record.
+
+        :returns: None if it is no dead letter.
+
+        """
+        try:
+            return cls(
+                told.get(f"{HEADER}group"),
+                told[f"{HEADER}topic"],
+                int(told[f"{HEADER}partition"]),
+                int(told[f"{HEADER}offset"]),
+            )
+        except (KeyError, ValueError):
+            return None
+
+    def belongs_to(self, group: str, topic: str) -> bool:
+        """Whether it is a dead letter of this stream."""
+        return self.topic == topic and self.group in {None, group}
 
 
 class Record(NamedTuple):
@@ -46,22 +81,18 @@ class Record(NamedTuple):
     headers: Headers
 
 
-def seal(failure: Failure) -> Record:
+def to_record(failure: Failure, group: str) -> Record:
     """Make the record of a failure.
 
-    :arg failure: What failed.
-
-    :returns: Its record, from which `original` makes the message again.
+    :returns: Its record, from which `to_message` makes the message again.
 
     """
     encoding, transaction, extra = _embed(failure.message.value)
-    return _record(failure, encoding, transaction, extra)
+    return _record(failure, group, encoding, transaction, extra)
 
 
-def cut(failure: Failure) -> Record:
+def truncate(failure: Failure, group: str) -> Record:
     """Make a record of at most some ten kilobytes, for what is too large for the error topic.
-
-    :arg failure: What failed.
 
     :returns: Its record with the beginning of the value as text; `dlq.cut` names what is missing.
         The original can be read at its position for as long as its topic keeps it.
@@ -79,14 +110,12 @@ def cut(failure: Failure) -> Record:
         key = None
         missing.append("key")
     shortened = failure._replace(message=message._replace(key=key, headers=headers))
-    record = _record(shortened, "none", _json(text), b"")
+    record = _record(shortened, group, "none", _json(text), b"")
     return record._replace(headers=[*record.headers, (f"{HEADER}cut", ",".join(missing).encode())])
 
 
-def original(record: Record) -> Message | None:
+def to_message(record: Record) -> Message | None:
     """Read the original message back from its record.
-
-    :arg record: From the error topic.
 
     :returns: The message as it came; None if the record was cut, or is none of ours.
 
@@ -106,6 +135,18 @@ def original(record: Record) -> Message | None:
         )
     except (KeyError, TypeError, ValueError):  # not ours
         return None
+
+
+def text_headers(headers: Any) -> dict[str, str]:
+    """Headers of a record that begin with `dlq.`; those that are no text are left out."""
+    found = {}
+    for name, value in headers or []:
+        if _is_ours(name) and isinstance(value, bytes):
+            try:
+                found[name] = value.decode()
+            except UnicodeDecodeError:
+                continue
+    return found
 
 
 def _is_ours(header: str) -> bool:
@@ -144,7 +185,9 @@ def _extract(value: bytes, encoding: str, length: int) -> bytes | None:
             return None
 
 
-def _record(failure: Failure, encoding: str, transaction: bytes, extra: bytes) -> Record:
+def _record(
+    failure: Failure, group: str, encoding: str, transaction: bytes, extra: bytes
+) -> Record:
     message = failure.message
     replays = dict(message.headers).get(f"{HEADER}replays") or b"0"
     ours = {
@@ -152,6 +195,7 @@ def _record(failure: Failure, encoding: str, transaction: bytes, extra: bytes) -
         "topic": message.topic,
         "partition": message.partition,
         "offset": message.offset,
+        "group": group,
         "timestamp": message.timestamp,
         "stage": failure.stage,
         "disposition": failure.disposition,

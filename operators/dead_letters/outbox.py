@@ -1,176 +1,246 @@
-"""The failures of one partition on their way to the error topic.
+"""The failures of one source partition on their way to the error topic.
 
 They gather while a transaction is under way, and go out in the next one: when there are many, when
-one has waited for `LINGER`, or when the end of an epoch is in a hurry. A transaction that has to be
-aborted is done again; a letter that is too large is found by sending each alone, and is cut.
+one has waited for `LINGER`, or when the stream ends. A transaction that has to be aborted is done
+again; a dead letter that is too large is found by sending each alone, and is truncated.
+
+What a predecessor may have handled is looked up first: in what the error topic held when the
+partition was taken over, and in the tables. A message that is there already is done.
 """
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException
 
-from operators.dead_letters.already_written import ReadBack
-from operators.dead_letters.producer import FencedProducer, Letter, TooLargeError
-from operators.engine.loop import Loop
-from operators.errors import DeliveryError
-from operators.records import Failure
+from operators.dead_letters.already_written import Written
+from operators.dead_letters.producer import DeadLetter, TooLargeError, TransactionalProducer
+from operators.engine.loop import EventLoop
+from operators.engine.positions import finish
+from operators.errors import DeliveryError, fatal
+from operators.kafka.metadata import LettersPosition
+from operators.records import Failure, partition_key
+from settings import Settings
 from telemetry import LATEST_FAILURES, FailureNote, Progress, log, metrics
 
-__all__ = ["LetterLane", "not_written", "stopped"]
+__all__ = ["Confirm", "IsStored", "Outbox"]
 
 MOST: Final = 500  # failures in one transaction
-WAITING: Final = 2 * MOST  # failures of a partition; with more than these the stream waits
+MOST_BYTES: Final = 4_000_000  # of their messages; a record may be four times as large
 LINGER: Final = 1.0  # seconds until a failure is written, if there are few
 ATTEMPTS: Final = 4  # to write the same records, if the transaction has to be aborted
-SIZE: Final = {
-    KafkaError.MSG_SIZE_TOO_LARGE,
-    # What librdkafka meets in the transaction after, since numbers of refused records are missing.
-    KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
-}
+FENCED: Final = "another process has taken {key} over, or this one stood still for too long"
+
+Confirm = Callable[[], Awaitable[None]]
+"""Looks whether this worker still holds its locks, and raises if it does not."""
+IsStored = Callable[[int, list[int]], Awaitable[set[int]]]
+"""Tells of offsets of a source partition which are in the tables."""
 
 
-def not_written(topic: str, reason: str) -> str:
-    """Say that the error topic cannot be written to."""
-    return f"KAFKA_ERROR_TOPIC: cannot write to {topic}: {reason}"
+class Outbox:
+    """The failures of one source partition, and the task that writes them.
 
+    :arg error_partition: Of the error topic, which has all dead letters of this partition.
 
-def stopped(msg: str) -> DeliveryError:
-    """Log why the stream stops, and make the error that says it."""
-    # In a cluster the traceback of a worker does not reach the terminal.
-    log.error("dead_letters.stopped", error=msg)
-    return DeliveryError(msg)
+    :arg written: What is there already, in the order of its positions.
 
+    :arg end: Behind the last of them.
 
-class LetterLane:
-    """The failures of one partition, and the task that writes them.
+    :arg turns: Bounds how many outboxes of the worker write at once.
 
-    :arg key: Of the source partition.
+    :arg confirm: Called after a producer is opened, see `operators.dead_letters.producer`.
 
-    :arg producer: Of this partition, open.
-
-    :arg topic: The error topic, for messages.
-
-    :arg loop: Of this worker.
-
-    :arg read_back: Of this worker: knows what is there already.
-
-    :arg progress: Told of what is committed.
+    :arg is_stored: None if rows do not go to the tables.
 
     """
 
     def __init__(
         self,
-        key: str,
-        producer: FencedProducer,
+        settings: Settings,
+        partition: int,
         *,
-        topic: str,
-        loop: Loop,
-        read_back: ReadBack,
+        error_partition: int,
+        written: Sequence[Written],
+        end: int,
+        loop: EventLoop,
+        turns: asyncio.Semaphore,
         progress: Progress,
+        confirm: Confirm,
+        is_stored: IsStored | None,
     ) -> None:
-        self._key, self._producer, self._topic = key, producer, topic
-        self._loop, self._read_back, self._progress = loop, read_back, progress
-        self._waiting: list[Letter] = []
-        self._sent: list[Letter] = []
-        self._hurry = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-        """That writes; None if nothing waits."""
-        self.error: Exception | None = None
-        """Why it ended, if it did."""
+        self._settings, self._loop, self._turns = settings, loop, turns
+        self._progress, self._confirm, self._is_stored = progress, confirm, is_stored
+        self._partition, self._error_partition = partition, error_partition
+        self._key = partition_key(settings.kafka_topic, partition)
+        self.written = {each.source_offset for each in written}
+        """Offsets of messages whose dead letters were there when the partition was taken over."""
+        self._recent = deque(each for each in written if each.at.partition == error_partition)
+        # Version 0.1.0 wrote to all partitions of the error topic.
+        elsewhere = [each.source_offset for each in written if each.at.partition != error_partition]
+        self._elsewhere_until = max(elsewhere, default=-1)
+        self._end = end
+        self._waiting: deque[Failure] = deque()
+        self._unacknowledged = 0
+        self._soon = asyncio.Event()
+        self._producer: TransactionalProducer | None = None
+        self.used_at = time.monotonic()
+        self.began: float | None = None
+        """When the writing of what is under way began."""
 
     @property
     def unacknowledged(self) -> int:
         """Failures that are not committed."""
-        return len(self._waiting) + len(self._sent)
+        return len(self._waiting) + self._unacknowledged
+
+    def put(self, failures: Iterable[Failure]) -> None:
+        """Take failures."""
+        is_writing = self.unacknowledged > 0
+        self._waiting.extend(failures)
+        if not is_writing:
+            self._loop.start(self._drain())
+        if len(self._waiting) >= MOST:
+            self._soon.set()
+
+    def flush_soon(self) -> None:
+        """Write what waits now."""
+        if self._waiting:
+            self._soon.set()
+
+    def position(self, done: int) -> LettersPosition | None:
+        """Where the dead letters begin that a successor may need; None for anywhere.
+
+        :arg done: What the source partition has done: those of earlier messages are of no use.
+
+        """
+        if done <= self._elsewhere_until:
+            return None
+        while self._recent and self._recent[0].source_offset < done:
+            self._recent.popleft()
+        return self._recent[0].at if self._recent else self._at(self._end)
 
     @property
-    def is_full(self) -> bool:
-        """Whether the stream has to wait."""
-        return len(self._waiting) > WAITING
+    def is_open(self) -> bool:
+        """Whether it has a producer."""
+        return self._producer is not None
 
-    def put(self, letter: Letter) -> None:
-        """Take one."""
-        self._waiting.append(letter)
-        if self.task is None:
-            self.task = self._loop.spawn(self._drain())
-        if len(self._waiting) >= MOST:
-            self._hurry.set()
-
-    def hurry(self) -> None:
-        """Write what waits now."""
-        if self.task is not None:
-            self._hurry.set()
+    def close_producer(self) -> None:
+        """Close the producer, unless it is writing."""
+        if not self.unacknowledged:
+            self._producer = None
 
     async def _drain(self) -> None:
+        # Counted before the first wait, so that nobody starts a second task.
+        self._unacknowledged += 1
         try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), LINGER)
+                await asyncio.wait_for(self._soon.wait(), LINGER)
             while self._waiting:
-                self._sent, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-                await self._deliver()
-        except Exception as error:  # noqa: BLE001 - raised where the stream asks next
-            self.error = error
+                failures = self._take()
+                self._unacknowledged, self.began = len(failures), time.monotonic()
+                async with self._turns:
+                    await self._place(failures)
         finally:
-            self._hurry.clear()
-            self.task = None
+            self._unacknowledged, self.began = 0, None
+            self._soon.clear()
 
-    async def _deliver(self) -> None:
-        began = round(time.time() * 1000)
-        kinds = Counter(letter.failure[1:4] for letter in self._sent)
-        latest = [_note(letter.failure) for letter in self._sent[-LATEST_FAILURES:]]
+    def _take(self) -> list[Failure]:
+        taken: list[Failure] = []
+        size = 0
+        while self._waiting and len(taken) < MOST and size < MOST_BYTES:
+            failure = self._waiting.popleft()
+            size += len(failure.message.value or b"")
+            taken.append(failure)
+        return taken
+
+    async def _place(self, failures: list[Failure]) -> None:
+        known = await self._placed_before(failures)
+        new = [failure for failure in failures if failure.message.offset not in known]
+        if new:
+            letters = [DeadLetter(failure, self._settings.kafka_consumer_group) for failure in new]
+            await self._write(letters)
+            self._note(letters)
+        finish(failure.message for failure in failures)
+
+    async def _placed_before(self, failures: list[Failure]) -> set[int]:
+        """Offsets of messages that are in the error topic or in the tables already."""
+        known = {failure.message.offset for failure in failures} & self.written
+        unclear = [
+            failure.message.offset
+            for failure in failures
+            if failure.message.fetch is not None
+            and failure.message.offset < failure.message.fetch.tracker.horizon
+            and failure.message.offset not in known
+        ]
+        if unclear and self._is_stored is not None:
+            known |= await self._is_stored(self._partition, unclear)
+        return known
+
+    async def _write(self, letters: list[DeadLetter]) -> None:
         alone, failed = False, 0
-        while self._sent:
+        while True:
+            producer = await self._open()
             try:
-                await self._producer.send(self._sent, alone=alone)
+                await producer.send(letters, alone=alone)
             except TooLargeError as error:
-                if error.letter.is_cut:
+                if error.letter.is_truncated:
                     raise self._stopped(str(error)) from None
-                error.letter.cut()
+                error.letter.truncate()
                 failed = 0
-                await self._abort()
+                await self._abort(producer)
             except KafkaException as error:
                 reason, failed = error.args[0], failed + 1
                 if not reason.txn_requires_abort() or failed == ATTEMPTS:
                     raise self._stopped_by(reason) from None
                 log.warning("dead_letters.retry", partition=self._key, reason=reason.str())
-                await self._abort()
+                await self._abort(producer)
                 alone = alone or reason.code() == KafkaError.MSG_SIZE_TOO_LARGE
-                if reason.code() not in SIZE:
-                    await self._leave_out(began)
             else:
-                self._sent = []
-        for (stage, disposition, code), number in kinds.items():
-            self._progress.count("failed", number, stage=stage, disposition=disposition)
-            metrics.DEAD_LETTER_CODES.labels(stage, code).inc(number)
-        self._progress.note_failures(latest)
+                return
 
-    async def _abort(self) -> None:
+    async def _open(self) -> TransactionalProducer:
+        self.used_at = time.monotonic()
+        if self._producer is None:
+            producer = TransactionalProducer(self._settings, self._key, self._error_partition)
+            try:
+                await asyncio.to_thread(producer.open, self._settings.start_timeout)
+            except KafkaException as error:
+                raise self._stopped_by(error.args[0]) from None
+            await self._confirm()
+            self._producer = producer
+        return self._producer
+
+    async def _abort(self, producer: TransactionalProducer) -> None:
         try:
-            await self._producer.abort()
+            await producer.abort()
         except KafkaException as error:
             raise self._stopped_by(error.args[0]) from None
 
-    async def _leave_out(self, since: int) -> None:
-        """Look what is there: not every broker hides what was aborted, as Kafka does."""
-        self._read_back.again(since)
-        await self._read_back.read()
-        self._sent = [
-            letter for letter in self._sent if not self._read_back.has(letter.failure.message)
-        ]
+    def _note(self, letters: list[DeadLetter]) -> None:
+        for letter in letters:
+            offset = self._end if letter.offset is None else letter.offset
+            self._end = max(self._end, offset + 1)
+            self._recent.append(Written(self._at(offset), letter.failure.message.offset))
+        kinds = Counter(letter.failure[1:4] for letter in letters)
+        for (stage, disposition, code), number in kinds.items():
+            self._progress.count("failed", number, stage=stage, disposition=disposition)
+            metrics.DEAD_LETTER_CODES.labels(stage, code).inc(number)
+        latest = [_note(letter.failure) for letter in letters[-LATEST_FAILURES:]]
+        self._progress.note_failures(latest)
+
+    def _at(self, offset: int) -> LettersPosition:
+        return LettersPosition(self._error_partition, offset)
 
     def _stopped_by(self, error: KafkaError) -> DeliveryError:
-        if error.code() == KafkaError._FENCED:  # noqa: SLF001 - librdkafka's own codes begin so
-            return self._stopped(
-                f"another process has taken {self._key} over, or this one stood still for too long"
-            )
-        return self._stopped(error.str())
+        fenced = error.code() == KafkaError._FENCED  # noqa: SLF001 - librdkafka's own codes begin so
+        return self._stopped(FENCED.format(key=self._key) if fenced else error.str())
 
     def _stopped(self, reason: str) -> DeliveryError:
-        return stopped(not_written(self._topic, reason))
+        topic = self._settings.kafka_error_topic
+        return fatal(DeliveryError(f"KAFKA_ERROR_TOPIC: cannot write to {topic}: {reason}"))
 
 
 def _note(failure: Failure) -> FailureNote:

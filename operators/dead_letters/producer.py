@@ -4,8 +4,12 @@
 producer of its own, whose `transactional.id` is the consumer group and the partition's key.
 `init_transactions` raises its epoch at the broker: from then on an older producer of that id, in a
 process that was frozen or cut off, can commit nothing, and what it had begun is aborted. So it is
-called when the partition is taken over, before anything of it is read or read back. It must not be
-called again, nor later: a zombie that did so would fence its successor.
+called when the partition is taken over, before anything of it is read or read back.
+
+A producer has four threads and eight descriptors, so it is closed after that, and opened again when
+there is something to write. That raises the epoch once more, which a process whose partition has
+been taken over must not gain by: so it looks at its lock after it has opened one and before it
+writes. It may have fenced its successor, who then ends and is started again.
 
 *Short transactions.* One is begun when its records are there and committed at once. While it is
 open it holds up those who read the error topic and read committed records only, which is
@@ -24,12 +28,12 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from operators.dead_letters.envelope import cut, seal
+from operators.dead_letters.envelope import to_record, truncate
 from operators.kafka import client as topics
 from operators.records import Failure
 from settings import Settings
 
-__all__ = ["FencedProducer", "Letter", "TooLargeError"]
+__all__ = ["DeadLetter", "TooLargeError", "TransactionalProducer"]
 
 CALL: Final = 0.1  # seconds that one call to librdkafka may take
 LIFETIME: Final = timedelta(minutes=5)  # of a transaction, and so the longest outage of the broker
@@ -39,42 +43,38 @@ IN_ERROR: Final = {KafkaError._STATE, KafkaError._FATAL}  # noqa: SLF001 - librd
 class TooLargeError(Exception):
     """The topic does not take this letter, not even in a request of its own."""
 
-    def __init__(self, letter: "Letter") -> None:
+    def __init__(self, letter: "DeadLetter") -> None:
         super().__init__("a dead letter is too large for the topic")
         self.letter = letter
 
 
-class Letter:
-    """A failure and its record.
+class DeadLetter:
+    """A failure and its record."""
 
-    :arg failure: What failed, just now.
+    def __init__(self, failure: Failure, group: str) -> None:
+        self.failure, self._group = failure, group
+        self.record = to_record(failure, group)
+        self.is_truncated = False
+        self.offset: int | None = None
+        """In the error topic, as acknowledged; it counts once its transaction is committed."""
 
-    """
-
-    def __init__(self, failure: Failure) -> None:
-        self.failure = failure
-        self.record = seal(failure)
-        self.is_cut = False
-
-    def cut(self) -> None:
+    def truncate(self) -> None:
         """Leave out what makes it too large."""
-        self.record = cut(self.failure)
-        self.is_cut = True
+        self.record = truncate(self.failure, self._group)
+        self.is_truncated = True
 
 
-class FencedProducer:
+class TransactionalProducer:
     """Writes the dead letters of one source partition.
 
-    :arg settings: Brokers and topic.
-
-    :arg key: Of the source partition.
+    :arg partition: Of the error topic, which has all of them.
 
     :raises KafkaException: A property of the user's is wrong.
 
     """
 
-    def __init__(self, settings: Settings, key: str) -> None:
-        self._topic = settings.kafka_error_topic
+    def __init__(self, settings: Settings, key: str, partition: int = 0) -> None:
+        self._topic, self._partition = settings.kafka_error_topic, partition
         self._producer = Producer(
             topics.client(
                 settings,
@@ -88,9 +88,7 @@ class FencedProducer:
         )
 
     def open(self, limit: timedelta) -> None:
-        """Fence every older producer of this partition, and abort what it had begun.
-
-        :arg limit: How long it may take.
+        """Fence every older producer of this partition, and abort what it had begun; it blocks.
 
         :raises KafkaException: The broker refuses, or does not answer in time.
 
@@ -105,7 +103,7 @@ class FencedProducer:
             else:
                 return
 
-    async def send(self, letters: Iterable[Letter], *, alone: bool = False) -> None:
+    async def send(self, letters: Iterable[DeadLetter], *, alone: bool = False) -> None:
         """Write letters in one transaction: all of them are in the topic, or none.
 
         :arg letters: In this order. What librdkafka takes for too large is cut.
@@ -137,12 +135,14 @@ class FencedProducer:
         """
         await self._finish(self._producer.abort_transaction)
 
-    async def _produce(self, letter: Letter, refused: list[KafkaError]) -> bool:
+    async def _produce(self, letter: DeadLetter, refused: list[KafkaError]) -> bool:
         """Whether the transaction takes it, which one that has failed does not."""
 
-        def delivered(error: KafkaError | None, _message: Any) -> None:
+        def delivered(error: KafkaError | None, message: Any) -> None:
             if error is not None:
                 refused.append(error)
+            else:
+                letter.offset = message.offset()
 
         while True:
             key, value, headers = letter.record
@@ -151,6 +151,7 @@ class FencedProducer:
                     self._topic,
                     value,
                     key,
+                    self._partition,
                     headers=headers,  # type: ignore[arg-type]  # a list is invariant
                     on_delivery=delivered,
                 )
@@ -160,9 +161,9 @@ class FencedProducer:
                 code = error.args[0].code()
                 if code in IN_ERROR:
                     return False
-                if code != KafkaError.MSG_SIZE_TOO_LARGE or letter.is_cut:
+                if code != KafkaError.MSG_SIZE_TOO_LARGE or letter.is_truncated:
                     raise
-                letter.cut()
+                letter.truncate()
             else:
                 return True
 

@@ -1,48 +1,44 @@
 """Write failures to the error topic.
 
-Bytewax's own `KafkaSink` never looks at the result of a delivery. This one does: delivered means
-committed, acknowledged by all in-sync replicas, and an epoch does not end before every failure of
-it is.
+Bytewax's own `KafkaSink` never looks at the result of a delivery. This one does: a failure is done
+when its transaction is committed, acknowledged by all in-sync replicas.
 
-The sink has the source's partitions, so each stays on the worker of its source partition. Exactly
-once: each partition has a producer that fences those of its predecessors (
-`operators.dead_letters.producer`), and what they had committed is read back, not written again (
-`operators.dead_letters.already_written`).
-
-Failures go out in short transactions (`operators.dead_letters.outbox`); the end of an epoch waits
-for them.
+Exactly once: each source partition has a producer that fences those of its predecessors
+(`operators.dead_letters.producer`), and what they had committed is read back and not written again
+(`operators.dead_letters.already_written`).
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from types import MappingProxyType
 from typing import Final
 
-from bytewax.outputs import StatefulSinkPartition
 from confluent_kafka import KafkaError, KafkaException
 
-from operators.dead_letters.already_written import ReadBack
-from operators.dead_letters.outbox import LetterLane, not_written, stopped
-from operators.dead_letters.producer import FencedProducer, Letter
-from operators.engine.aligned import SourceAlignedSink
-from operators.engine.loop import Loop
-from operators.engine.shutdown import Stop
-from operators.errors import DependencyError
+from operators.dead_letters.already_written import Written, read_back
+from operators.dead_letters.outbox import Confirm, IsStored, Outbox
+from operators.dead_letters.producer import TransactionalProducer
+from operators.engine.loop import EventLoop
+from operators.errors import DeliveryError, DependencyError, fatal
 from operators.kafka import client as topics
-from operators.records import Failure, Message
+from operators.kafka.metadata import LettersPosition, ResumePoint
+from operators.records import Failure, Message, partition_key
 from settings import Settings
 from telemetry import Progress, log
 
-__all__ = ["DeadLetterSink", "DeadLetterWriter", "check"]
+__all__ = ["MOST_OPEN", "DeadLetterWriter", "check"]
 
-PATIENCE: Final = 0.1  # seconds between looks at the wish to stop, while waiting
+AT_ONCE: Final = 8  # outboxes that write, or producers that are opened
+MOST_OPEN: Final = 64  # producers that are kept open
+CLOSE_AFTER: Final = 60.0  # seconds without a failure
 WARN_EVERY: Final = 10.0  # seconds between words about acknowledgements that do not come
 
 
 def check(settings: Settings) -> str:
     """Look for the error topic, and whether it may be written to in transactions.
-
-    :arg settings: Brokers and topic.
 
     :returns: What was found.
 
@@ -51,7 +47,7 @@ def check(settings: Settings) -> str:
     """
     found = topics.check(settings, settings.kafka_error_topic)
     try:
-        FencedProducer(settings, "check").open(settings.start_timeout)
+        TransactionalProducer(settings, "check").open(settings.start_timeout)
     except KafkaException as error:
         raise DependencyError(_no_producer(settings, error)) from None
     return found
@@ -68,15 +64,9 @@ def _no_producer(settings: Settings, error: KafkaException) -> str:
 class DeadLetterWriter:
     """Writes failures of one worker to the error topic, while the stream goes on.
 
-    :arg settings: Brokers and topic.
+    :arg confirm: Looks whether this worker still holds its locks.
 
-    :arg loop: Of this worker.
-
-    :arg read_back: Knows what is there already.
-
-    :arg progress: Told of what is committed.
-
-    :arg stop: When overdue, acknowledgements are not waited for any more.
+    :arg is_stored: Looks into the tables; None if rows do not go there.
 
     """
 
@@ -84,154 +74,125 @@ class DeadLetterWriter:
         self,
         settings: Settings,
         *,
-        loop: Loop,
-        read_back: ReadBack,
+        loop: EventLoop,
         progress: Progress,
-        stop: Stop,
+        confirm: Confirm,
+        is_stored: IsStored | None,
     ) -> None:
-        self._settings = settings
-        self._loop, self._read_back = loop, read_back
-        self._progress, self._stop = progress, stop
-        self._lanes: dict[str, LetterLane] = {}
-        self._restored: set[tuple[int, int]] = set()
+        self._settings, self._loop, self._progress = settings, loop, progress
+        self._confirm, self._is_stored = confirm, is_stored
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._outboxes: dict[int, Outbox] = {}
+        self._knows_any = False
+        self._warned_at = 0.0
 
-    def open(self, partition_key: str) -> None:
-        """Fence all who wrote for a partition before, when it is taken over; nothing later.
+    @property
+    def is_idle(self) -> bool:
+        """Whether every failure is committed."""
+        return not any(outbox.unacknowledged for outbox in self._outboxes.values())
 
-        :arg partition_key: Of the source partition, whose lock is held.
+    def fence(self, partitions: Iterable[int]) -> None:
+        """Fence all who wrote for partitions before, when they are taken over; it blocks.
+
+        :arg partitions: Of the source, whose locks are held.
 
         :raises DeliveryError: The broker refuses.
 
         """
-        if partition_key in self._lanes:
-            return
+        keys = [partition_key(self._settings.kafka_topic, number) for number in partitions]
+
+        def fence(key: str) -> None:
+            TransactionalProducer(self._settings, key).open(self._settings.start_timeout)
+
         try:
-            producer = FencedProducer(self._settings, partition_key)
-            producer.open(self._settings.start_timeout)
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(fence, keys))
         except KafkaException as error:
-            raise stopped(_no_producer(self._settings, error)) from None
-        self._lanes[partition_key] = LetterLane(
-            partition_key,
-            producer,
-            topic=self._settings.kafka_error_topic,
-            loop=self._loop,
-            read_back=self._read_back,
-            progress=self._progress,
-        )
+            raise fatal(DeliveryError(_no_producer(self._settings, error))) from None
 
-    def write(self, failures: Iterable[Failure]) -> None:
-        """Take failures; waits while too many are waiting already.
+    def take_over(self, points: Mapping[int, ResumePoint]) -> None:
+        """Look what the error topic has of partitions that are fenced; it blocks.
 
-        :arg failures: Of this worker.
-
-        :raises DeliveryError: An earlier one could not be delivered.
+        :raises DeliveryError: It cannot be read.
 
         """
-        if self._read_back.is_due:
-            self._loop.run(self._read_back.read())
-        self._take(failures)
-        self._wait(lambda lane: lane.is_full)
+        found = read_back(self._settings, points)
+        for number, point in points.items():
+            written = found.written[number]
+            self._outboxes[number] = self._outbox(
+                number, point.metadata.letters, written, found.ends
+            )
+            self._knows_any = self._knows_any or bool(written)
 
-    async def send(self, failures: Iterable[Failure]) -> None:
-        """Do the same on the worker's loop.
+    def has(self, message: Message) -> bool:
+        """Whether a message is a dead letter that was there when its partition was taken over."""
+        if not self._knows_any:
+            return False
+        outbox = self._outboxes.get(message.partition)
+        return outbox is not None and message.offset in outbox.written
 
-        :arg failures: Of this worker.
-
-        :raises DeliveryError: An earlier one could not be delivered.
-
-        """
-        await self._read_back.read()
-        self._take(failures)
-        while tasks := [lane.task for lane in self._lanes.values() if lane.task and lane.is_full]:
-            await asyncio.wait(tasks, timeout=PATIENCE)
-
-    def flush(self) -> None:
-        """Wait until every failure is committed.
-
-        :raises DeliveryError: One could not be delivered, or not before the end of a stop.
-
-        """
-        for lane in self._lanes.values():
-            lane.hurry()
-        self._wait(lambda _lane: True)
-
-    def _take(self, failures: Iterable[Failure]) -> None:
-        self._raise_error()
+    def put(self, failures: Iterable[Failure]) -> None:
+        """Take failures."""
+        by_partition: dict[int, list[Failure]] = {}
         for failure in failures:
-            if not self._is_elsewhere(failure.message):
-                key = failure.message.partition_key
-                self.open(key)  # a stream on another source has not done so
-                self._lanes[key].put(Letter(failure))
+            by_partition.setdefault(failure.message.partition, []).append(failure)
+        for number, those in by_partition.items():
+            if number not in self._outboxes:  # a stream on another source takes nothing over
+                self._outboxes[number] = self._outbox(number, None)
+            self._outboxes[number].put(those)
 
-    def _is_elsewhere(self, message: Message) -> bool:
-        """Whether another copy of the message is in the topic already, or is on its way there."""
-        if self._read_back.has(message) or self._read_back.reads_again(message):
-            return True
-        if message.restored:
-            # Two lanes may have held it, when the number of workers has changed.
-            position = (message.partition, message.offset)
-            if position in self._restored:
-                return True
-            self._restored.add(position)
-        return False
+    def position(self, partition: int, done: int) -> LettersPosition | None:
+        """Where the dead letters of a source partition begin that a successor may need.
 
-    def _wait(self, concerns: Callable[[LetterLane], bool]) -> None:
-        warned = time.monotonic()
-        while True:
-            self._raise_error()
-            waiting = [lane for lane in self._lanes.values() if lane.task and concerns(lane)]
-            tasks = [lane.task for lane in waiting if lane.task]
-            if not tasks:
-                return
-            if self._stop.overdue():
-                reason = "no acknowledgement before the end of the stop"
-                raise stopped(not_written(self._settings.kafka_error_topic, reason))
-            if time.monotonic() - warned > WARN_EVERY:
-                warned = time.monotonic()
-                count = sum(lane.unacknowledged for lane in waiting)
-                log.warning("dead_letters.waiting", unacknowledged=count)
-            self._loop.wait_any(tasks, PATIENCE)
+        :returns: None for anywhere.
 
-    def _raise_error(self) -> None:
-        for lane in self._lanes.values():
-            if lane.error is not None:
-                raise lane.error
+        """
+        return self._outboxes[partition].position(done)
 
+    def flush_soon(self) -> None:
+        """Write what waits now."""
+        for outbox in self._outboxes.values():
+            outbox.flush_soon()
 
-class _Partition(StatefulSinkPartition[Failure, None]):
-    def __init__(self, key: str, writer: DeadLetterWriter, claim: Callable[[str], None]) -> None:
-        self._key, self._writer, self._claim = key, writer, claim
+    def tick(self) -> None:
+        """Close producers that are not used, and say so when acknowledgements do not come."""
+        now = time.monotonic()
+        by_use = sorted(self._outboxes.values(), key=lambda outbox: outbox.used_at, reverse=True)
+        opened = [outbox for outbox in by_use if outbox.is_open]
+        for place, outbox in enumerate(opened):
+            if place >= MOST_OPEN or now - outbox.used_at > CLOSE_AFTER:
+                outbox.close_producer()
+        late = 0
+        for outbox in opened:
+            if outbox.began is not None and now - outbox.began > WARN_EVERY:
+                late += outbox.unacknowledged
+        if late and now - self._warned_at > WARN_EVERY:
+            self._warned_at = now
+            log.warning("dead_letters.waiting", unacknowledged=late)
 
-    def write_batch(self, values: list[Failure]) -> None:
-        self._claim(self._key)
-        self._writer.write(values)
+    @cached_property
+    def _error_partitions(self) -> int:
+        return topics.partition_count(self._settings, self._settings.kafka_error_topic)
 
-    def snapshot(self) -> None:
-        self._writer.flush()
-
-
-class DeadLetterSink(SourceAlignedSink[Failure]):
-    """Failures to the error topic; see the module.
-
-    :arg settings: Brokers and topics.
-
-    :arg writers: Gives the calling worker's writer.
-
-    :arg claim: Holds a partition's lock, or raises.
-
-    """
-
-    def __init__(
+    def _outbox(
         self,
-        settings: Settings,
-        *,
-        writers: Callable[[], DeadLetterWriter],
-        claim: Callable[[str], None],
-    ) -> None:
-        super().__init__(settings)
-        self._writers, self._claim = writers, claim
-
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Partition:
-        """See ABC docstring."""
-        del step_id, resume_state
-        return _Partition(for_part, self._writers(), self._claim)
+        number: int,
+        letters: LettersPosition | None,
+        written: Sequence[Written] = (),
+        ends: Mapping[int, int] = MappingProxyType({}),
+    ) -> Outbox:
+        # Where they were before, as long as there is such a partition.
+        at = letters or LettersPosition(number, 0)
+        error_partition = at.partition % self._error_partitions
+        return Outbox(
+            self._settings,
+            number,
+            error_partition=error_partition,
+            written=written,
+            end=ends.get(error_partition, 0),
+            loop=self._loop,
+            turns=self._turns,
+            progress=self._progress,
+            confirm=self._confirm,
+            is_stored=self._is_stored,
+        )

@@ -7,69 +7,81 @@ when *it* closed the last one, and the time is over before the slow one lets it 
 (https://github.com/bytewax/bytewax/pull/556).
 
 So a worker that had to wait for the others closes its next epoch later by that time, and then
-closes it with them. Only the engine can close an epoch, the next time that a partition is awake
-after its length is over; therefore the partitions of the worker do not wake up before. They do not
-read meanwhile, but what they read before goes on. The slowest worker never waits, and neither does
-one that is alone.
+closes it with them. Only the engine can close an epoch, when it next calls the worker's source
+after the epoch's length is over; therefore the partitions of the worker do not wake up before. They
+do not read meanwhile, but what they read before goes on. The slowest worker never waits, and
+neither does one that is alone.
+
+All partitions of a worker close an epoch in one call of the engine, so one of them is asked.
 """
 
 import time
 from datetime import timedelta
 from typing import Final
 
-__all__ = ["Pace"]
+__all__ = ["EpochPacer"]
 
 TOLERANCE: Final = 0.02  # seconds of waiting for others that are left alone
 LONGEST: Final = 0.5  # seconds by which an epoch is made longer at most: a stop waits for them
 TURN_SHARE: Final = 0.1  # of the newest turn in the mean of all
 
 
-class Pace:
+class EpochPacer:
     """The epochs of one worker; times are those of the monotonic clock."""
 
     def __init__(self) -> None:
-        self._closed = 0.0
-        self._passed: set[str] = set()
+        self._closed: float | None = None
         self._held = False
         self._waited = 0.0
         self._length: float | None = None
         self._turn = 0.0
 
     def turned(self, seconds: float) -> None:
-        """Note how long a turn of the worker took, between two reads of a partition."""
+        """Note how long a turn of the worker took, between two calls of its source."""
         self._turn += TURN_SHARE * (min(seconds, LONGEST) - self._turn)
 
-    def closed(self, partition: str) -> None:
-        """Note that the engine closes a partition's epoch."""
-        if self._passed and partition not in self._passed:  # the worker's first one closed it
-            self._passed.add(partition)
-            return
+    def closed(self) -> None:
+        """Note that the engine closes the worker's epoch."""
         now = time.monotonic()
-        if self._passed and not self._held:
+        if self._closed is not None and not self._held:
             length = now - self._closed
             self._length = min(length, self._length or length)
-        self._passed = {partition}
         self._closed, self._waited, self._held = now, 0.0, False
 
     def closed_by_all(self) -> None:
-        """Note that every worker has closed the epoch, which is when sinks are told of its end."""
-        if not self._waited:
+        """Note that every worker has closed the epoch, as the scoring step is told."""
+        if self._closed is not None and not self._waited:
             self._waited = max(0.0, time.monotonic() - self._closed - self._turn)
 
     def left(self) -> float:
         """Seconds until the epoch should end; 0 if that is over or not known yet."""
-        if self._length is None:
-            return 0.0
-        return max(0.0, self._closed + self._length - time.monotonic())
+        end = self._end()
+        return 0.0 if end is None else max(0.0, end - time.monotonic())
 
     def hold(self) -> timedelta | None:
         """How long the partitions of this worker should not wake up; None if they may."""
-        if self._length is None or self._waited < TOLERANCE:
+        end = self._end()
+        if end is None or self._waited < TOLERANCE:
             return None
         now = time.monotonic()
-        end = self._closed + self._length
         until = end + min(self._waited, LONGEST)
         if now + 2 * self._turn < end or now >= until:
             return None
         self._held = True
         return timedelta(seconds=until - now)
+
+    def clear_of_end(self, pause: float) -> float:
+        """Make a pause longer if it would end where the engine should be held.
+
+        :arg pause: In seconds.
+
+        :returns: The pause, or one to where the epoch is closed in any case.
+
+        """
+        left = self.left()
+        return left + LONGEST if 0 < left <= pause < left + LONGEST else pause
+
+    def _end(self) -> float | None:
+        if self._closed is None or self._length is None:
+            return None
+        return self._closed + self._length

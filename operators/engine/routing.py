@@ -1,7 +1,7 @@
 """Keys that stay on their worker.
 
 Bytewax sends a keyed item to the worker that its key's hash names. A step that only wants state,
-not regrouping, therefore needs a key that names the worker the item is on already: a *lane*.
+not regrouping, therefore needs a key that names the worker the item is on already.
 
 The hash is SipHash-1-3 (Aumasson and Bernstein, 2012; the variant of Rust's `DefaultHasher`) with
 both keys zero, over the key's UTF-8 and a 0xFF byte, modulo the number of workers.
@@ -12,10 +12,10 @@ from typing import Any
 
 from bytewax.inputs import DynamicSource, StatelessSourcePartition
 
-from operators.engine.loop import PerWorker
+from operators.engine.loop import WorkerLocal
 from telemetry import name_worker
 
-__all__ = ["Lanes", "lane_of", "worker_of"]
+__all__ = ["WorkerKeys", "local_key", "worker_of"]
 
 _MASK = (1 << 64) - 1
 
@@ -57,7 +57,7 @@ def worker_of(key: str, workers: int) -> int:
     return _siphash13(key.encode() + b"\xff") % workers
 
 
-def lane_of(worker: int, workers: int) -> str:
+def local_key(worker: int, workers: int) -> str:
     """Shortest key that stays on a worker.
 
     The same few keys come back at every start, so recovery keeps no more rows than there were
@@ -71,15 +71,15 @@ class _Nothing(StatelessSourcePartition[Any]):
         raise StopIteration
 
 
-class Lanes(DynamicSource[Any]):
-    """Tells each worker its own lane.
+class WorkerKeys(DynamicSource[Any]):
+    """Tells each worker a key that stays on it.
 
     It is an input that gives nothing: Bytewax tells a worker its index only when it builds such a
     source, which happens before any partition or state is built.
     """
 
     def __init__(self) -> None:
-        self._index = PerWorker[list[str]](list)
+        self._keys = WorkerLocal[list[str]](list)
         self.workers = 0
         """In the cluster; known once a worker has started."""
 
@@ -88,9 +88,9 @@ class Lanes(DynamicSource[Any]):
         del step_id
         name_worker(worker_index, worker_count)
         self.workers = worker_count
-        self._index()[:] = [lane_of(worker_index, worker_count)]
+        self._keys()[:] = [local_key(worker_index, worker_count)]
         return _Nothing()
 
     def here(self) -> str:
-        """The calling worker's lane."""
-        return self._index()[0]
+        """The calling worker's key."""
+        return self._keys()[0]

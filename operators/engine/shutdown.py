@@ -2,18 +2,21 @@
 
 import time
 from datetime import timedelta
+from typing import Final
 
 __all__ = ["Stop"]
 
+DRAIN_SHARE: Final = 0.5
+
 
 class Stop:
-    """A request to end the stream, which every step that waits looks at.
+    """A request to end the stream, which whoever waits looks at.
 
-    Sources end at once. Scoring finishes what is in flight for half of the limit, and leaves the
-    rest to the snapshot or the consumer group. Sinks have until the limit; then the stream fails
-    rather than hang.
+    The source reads no more, waits until what is in hand is done, commits, and ends. When that
+    takes longer than `DRAIN_SHARE` of the limit, or the model is down, what is left will be read
+    again by the next run. The rest of the limit is for the last commit and the engine's own end.
 
-    :arg limit: How long an end in good order may take.
+    :arg limit: How long a graceful end may take.
 
     """
 
@@ -31,6 +34,12 @@ class Stop:
         """Whether the end was asked for."""
         return self._at is not None
 
-    def overdue(self, share: float = 1.0) -> bool:
-        """Whether the end was asked for longer ago than this share of the limit."""
-        return self._at is not None and time.monotonic() - self._at > share * self._limit
+    def gives_up(self, is_hopeless: bool) -> bool:  # noqa: FBT001 - the only argument
+        """Whether what is in hand is left to the next run.
+
+        :arg is_hopeless: Whether it cannot be done soon.
+
+        """
+        if self._at is None:
+            return False
+        return is_hopeless or time.monotonic() - self._at > DRAIN_SHARE * self._limit

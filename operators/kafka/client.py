@@ -1,12 +1,11 @@
 """Kafka's clients and topics, as the steps need them."""
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple, TypeVar
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -16,19 +15,54 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from operators.errors import DependencyError
-from operators.records import partition_key
 from settings import Settings
-from telemetry import log
 
-__all__ = ["check", "client", "ends", "partition_keys", "spans", "topic_id"]
+__all__ = [
+    "CALL_TIMEOUT",
+    "COMMIT_TIMEOUT",
+    "NOT_YET",
+    "UNKNOWN_TOPIC",
+    "TopicDescription",
+    "ask",
+    "check",
+    "client",
+    "committer",
+    "describe",
+    "ends",
+    "partition_count",
+    "partitions",
+]
+
+X = TypeVar("X")
+
+CALL_TIMEOUT: Final = 10.0  # seconds that a question to a broker may take
+COMMIT_TIMEOUT: Final = 2  # seconds that a commit may wait for a broker that is away
+NOT_YET: Final = {  # of a group's coordinator: a new cluster has none at once
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError._WAIT_COORD,  # noqa: SLF001 - librdkafka's own codes begin so
+}
+UNKNOWN_TOPIC: Final = {  # what is said of a partition that metadata does not have any more
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - librdkafka's own codes begin so
+    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+}
+
+
+class TopicDescription(NamedTuple):
+    """What a broker says of a topic."""
+
+    id: str
+    """Another one after the topic was re-created; empty if the broker has none (before 2.8)."""
+
+    partitions: int
 
 
 def client(settings: Settings, properties: dict[str, Any]) -> dict[str, Any]:
     """Configure a client.
 
-    :arg settings: Brokers, security, and the properties that the user wants.
-
-    :arg properties: Of this client; the user's go before them.
+    :arg properties: Of this client; the user's take precedence over them.
 
     :returns: librdkafka's properties (has secrets).
 
@@ -38,53 +72,91 @@ def client(settings: Settings, properties: dict[str, Any]) -> dict[str, Any]:
     return own | settings.kafka_client()
 
 
-def partition_keys(settings: Settings) -> list[str]:
-    """List the partitions of the topic that is read, under the keys that source and sinks share.
+def committer(settings: Settings) -> dict[str, Any]:
+    """Configure a client that commits offsets and is no member of the group.
 
-    :arg settings: Brokers and topic.
+    :returns: librdkafka's properties.
 
-    :returns: Keys in the order of the partitions' numbers.
+    """
+    return {
+        "group.id": settings.kafka_consumer_group,
+        "enable.auto.commit": False,
+        # There is no session. For so long librdkafka lets a commit wait for a coordinator that is
+        # away, and with it a stop; its default is 45 s.
+        "session.timeout.ms": COMMIT_TIMEOUT * 1_000,
+        "heartbeat.interval.ms": 1_000,
+    }
+
+
+def partitions(settings: Settings) -> list[int]:
+    """List the partitions of the topic that is read.
+
+    :returns: Their numbers, in order.
 
     :raises DependencyError: Which setting to look at.
 
     """
-    topic = settings.kafka_topic
-    return [partition_key(topic, number) for number in _partitions(settings, topic)]
+    return _partitions(settings, settings.kafka_topic)
+
+
+def partition_count(settings: Settings, topic: str) -> int:
+    """Count the partitions of a topic.
+
+    :raises DependencyError: Which setting to look at.
+
+    """
+    return len(_partitions(settings, topic))
 
 
 def check(settings: Settings, topic: str) -> str:
     """Look for a topic.
-
-    :arg settings: Brokers.
-
-    :arg topic: Its name.
 
     :returns: What was found.
 
     :raises DependencyError: Which setting to look at.
 
     """
-    found = len(_partitions(settings, topic))
+    found = partition_count(settings, topic)
     return f"{topic} at {settings.kafka_bootstrap_servers}, {found} partitions"
 
 
-def topic_id(settings: Settings) -> str:
-    """Ask for the identity of the topic that is read: another one after it was made anew.
+def describe(admin: AdminClient, topic: str, seconds: float) -> TopicDescription:
+    """Ask for the identity and the size of a topic.
 
-    :arg settings: Brokers and topic.
+    :arg seconds: How long to wait for the answer.
 
-    :returns: Kafka's topic id; empty if the broker tells none (before Kafka 2.8).
+    :returns: What the broker says.
+
+    :raises KafkaException: There is no answer, or no such topic.
 
     """
-    admin = AdminClient(client(settings, {}))
-    topic = settings.kafka_topic
-    limit = settings.start_timeout.total_seconds()
+    asked = admin.describe_topics(TopicCollection([topic]), request_timeout=seconds)
     try:
-        asked = admin.describe_topics(TopicCollection([topic]), request_timeout=limit)
-        return str(asked[topic].result(timeout=limit).topic_id)
-    except (KafkaException, TimeoutError) as error:
-        log.warning("topic.no_id", topic=topic, reason=type(error).__name__)
-        return ""
+        found = asked[topic].result(timeout=seconds)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None  # noqa: SLF001
+    return TopicDescription(str(found.topic_id or ""), len(found.partitions))
+
+
+def ask(question: Callable[[], X], *, give_up: Callable[[], bool]) -> X:
+    """Put a question to a broker, again while it says that it will know soon.
+
+    :arg question: Raises `KafkaException`; each call has a limit of its own.
+
+    :returns: The answer.
+
+    :raises KafkaException: There is none within `CALL_TIMEOUT`.
+
+    """
+    limit = time.monotonic() + CALL_TIMEOUT
+    while True:
+        try:
+            return question()
+        except KafkaException as error:
+            known_soon = error.args[0].code() in NOT_YET or error.args[0].retriable()
+            if not known_soon or time.monotonic() > limit or give_up():
+                raise
+        time.sleep(0.1)
 
 
 def ends(
@@ -95,12 +167,6 @@ def ends(
     A consumer that reads what is committed is told where the first open transaction begins, and
     behind that there may be records that are committed.
 
-    :arg settings: Brokers.
-
-    :arg topic: Its name.
-
-    :arg partitions: Their numbers.
-
     :arg timeout: Of each question, in seconds.
 
     :returns: Offset by partition.
@@ -108,58 +174,18 @@ def ends(
     :raises KafkaException: There is no answer.
 
     """
-    with _uncommitted(settings) as consumer:
-        return {number: _end(consumer, topic, number, timeout) for number in partitions}
-
-
-def spans(
-    settings: Settings, topic: str, since: int, *, timeout: float
-) -> dict[int, tuple[int, int]]:
-    """Ask where what is newer than a time begins and ends, whatever transactions are open there.
-
-    A consumer that reads what is committed is told nothing of a record whose transaction has been
-    committed just now: the broker writes the mark that ends it a little later.
-
-    :arg settings: Brokers.
-
-    :arg topic: Its name.
-
-    :arg since: The time, in milliseconds since 1970; 0 for all that there is.
-
-    :arg timeout: Of each question, in seconds.
-
-    :returns: First offset, and the one behind the last, by partition.
-
-    :raises KafkaException: There is no answer.
-
-    """
-    with _uncommitted(settings) as consumer:
-        numbers = list(consumer.list_topics(topic, timeout=timeout).topics[topic].partitions)
-        ends = {number: _end(consumer, topic, number, timeout) for number in numbers}
-        if since == 0:
-            return {number: (OFFSET_BEGINNING, end) for number, end in ends.items()}
-        wanted = [TopicPartition(topic, number, since) for number in numbers]
-        found = consumer.offsets_for_times(wanted, timeout=timeout)
-        # What comes after the ends were asked for is newer than them: nothing falls in between.
-        starts = {at.partition: at.offset for at in found if at.offset >= 0}
-        return {number: (starts.get(number, end), end) for number, end in ends.items()}
-
-
-@contextmanager
-def _uncommitted(settings: Settings) -> Iterator[Consumer]:
     group = settings.kafka_consumer_group  # not used: nothing commits
     consumer = Consumer(
         client(settings, {"group.id": group, "isolation.level": "read_uncommitted"})
     )
     try:
-        yield consumer
+        found = {}
+        for number in partitions:
+            at = TopicPartition(topic, number)
+            _, found[number] = consumer.get_watermark_offsets(at, timeout=timeout)
+        return found
     finally:
         consumer.close()
-
-
-def _end(consumer: Consumer, topic: str, number: int, timeout: float) -> int:
-    _, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=timeout)
-    return end
 
 
 def _partitions(settings: Settings, topic: str) -> list[int]:

@@ -1,49 +1,202 @@
-"""The mark that our commits carry as offset metadata.
+"""Tell the consumer group what is done, at least once a second while that moves.
 
-It tells them from an offset that somebody set by hand, and says what the next start needs to know
-when the recovery directory is lost.
+Before each commit the broker is asked for what is believed: that the group's offsets are still the
+ones that were committed here, since somebody may have set or deleted them by hand, and that the
+topic is still the same, since it may have been deleted and created again. If not, nothing is
+committed any more and the stream stops; its next start follows the wish.
 """
 
-import json
-from typing import NamedTuple, Self
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Final
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-__all__ = ["Mark"]
+from operators.errors import SourceError, fatal
+from operators.kafka.client import (
+    CALL_TIMEOUT,
+    COMMIT_TIMEOUT,
+    UNKNOWN_TOPIC,
+    client,
+    describe,
+)
+from operators.kafka.metadata import CommitMetadata
+from operators.kafka.partition import Partition
+from operators.kafka.reader import Reader
+from operators.kafka.start import NEW_TOPIC
+from settings import Settings
+from telemetry import log, metrics
 
-STREAM = "fraud-scoring-stream"
+__all__ = ["Committer"]
+
+EVERY: Final = 1.0  # seconds between commits while something moves
+AT_LEAST: Final = 10.0
+"""Seconds between commits of what has not moved: brokers forget offsets of a group without members
+that nobody commits, and an alert looks at when the last one was taken."""
+
+BY_HAND: Final = (
+    "{key}: the group's position was {now} by hand while the stream ran, which had committed offset"
+    " {ours}. It stops; its next start {then}"
+)
+
+Committed = dict[int, TopicPartition]
+"""What the group has, by partition."""
 
 
-class Mark(NamedTuple):
-    """What is known of a committed position."""
+class Committer:
+    """Commits the positions of one worker's partitions."""
 
-    topic_id: str
-    """Kafka's id of the topic; empty if the broker tells none."""
+    def __init__(self, settings: Settings) -> None:
+        self._topic = settings.kafka_topic
+        silent = {"log_level": 0, "error_cb": lambda _error: None}
+        self._admin = AdminClient(client(settings, silent))
+        self._partitions: dict[int, Partition] = {}
+        self._committed: dict[int, int] = {}
+        self._keeps_metadata = False
+        self._read = self._count = 0
+        self._look: Future[Committed | None] | None = None
+        self._asked_at = time.monotonic()
 
-    taken: int
-    """When the position was taken, in milliseconds since 1970."""
+    def begin(
+        self, partitions: Mapping[int, Partition], *, count: int, keeps_metadata: bool
+    ) -> None:
+        """Begin to commit partitions, whose resume points are committed.
 
-    def write(self) -> str:
-        """As offset metadata."""
-        return json.dumps({"by": STREAM, "topic_id": self.topic_id, "taken": self.taken})
+        :arg keeps_metadata: Whether the broker keeps what commits carry.
 
-    def at(self, topic: str, partition: int, offset: int) -> TopicPartition:
-        """Make the position to commit, with this mark on it."""
-        return TopicPartition(topic, partition, offset, self.write())
+        """
+        self._partitions |= partitions
+        self._read = self._count = count
+        self._keeps_metadata = keeps_metadata
+        for number, partition in partitions.items():
+            self._committed[number] = partition.tracker.done
 
-    @classmethod
-    def read(cls, metadata: str | None) -> Self | None:
-        """Understand offset metadata.
+    def on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        """Take the outcome of a commit."""
+        for at in offsets:
+            failure = error or at.error
+            if failure is not None:
+                # The next one says the same; until then the lag that others see is too high.
+                log.warning("source.commit_failed", partition=at.partition, error=failure.str())
+            else:
+                self._committed[at.partition] = at.offset
+                metrics.COMMIT_TIME.labels(at.partition).set_to_current_time()
 
-        :arg metadata: Of a committed offset.
+    def tick(self, reader: Reader) -> None:
+        """Go on with commits; quick, since questions are asked in a thread.
 
-        :returns: The mark; None if it is none of ours.
+        :raises SourceError: The group's offset was set by hand, or the topic is another one.
+
+        """
+        if self._look is not None:
+            if self._look.done():
+                look, self._look = self._look, None
+                if self._agrees(look.result()):
+                    reader.consumer.commit(offsets=self._offsets(), asynchronous=True)
+            return
+        silence = time.monotonic() - self._asked_at
+        if silence >= EVERY and (silence >= AT_LEAST or self._has_moved()):
+            self._asked_at = time.monotonic()
+            self._look = self._ask(reader, CALL_TIMEOUT)
+
+    def commit_last(self, reader: Reader) -> None:
+        """Commit once more and wait for it, as far as the broker answers: for a release.
+
+        :raises SourceError: As `tick`.
 
         """
         try:
-            fields = json.loads(metadata or "")
-            if fields["by"] == STREAM:
-                return cls(str(fields["topic_id"]), int(fields["taken"]))
-        except (KeyError, TypeError, ValueError):
-            pass
-        return None
+            if self._look is not None:
+                self._agrees(self._look.result(COMMIT_TIMEOUT))
+                self._look = None
+            if self._has_moved() and self._agrees(
+                self._ask(reader, COMMIT_TIMEOUT).result(2 * COMMIT_TIMEOUT)
+            ):
+                reader.consumer.commit(offsets=self._offsets(), asynchronous=False)
+        except (KafkaException, TimeoutError) as error:
+            # Only the lag that others see is too high: the snapshot, or the commit before, counts.
+            log.warning("source.commit_failed", error=str(error) or type(error).__name__)
+
+    def _has_moved(self) -> bool:
+        return any(
+            partition.tracker.done != self._committed[number]
+            for number, partition in self._partitions.items()
+        )
+
+    def _offsets(self) -> list[TopicPartition]:
+        return [
+            partition.resume_point().commit(self._topic, number)
+            for number, partition in self._partitions.items()
+        ]
+
+    def _ask(self, reader: Reader, seconds: float) -> Future[Committed | None]:
+        """Ask in a thread that the end of the process does not wait for."""
+        answer: Future[Committed | None] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(self._look_around(reader, seconds))
+            except BaseException as error:  # noqa: BLE001 - raised where the answer is taken
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, name="commits", daemon=True).start()
+        return answer
+
+    def _look_around(self, reader: Reader, seconds: float) -> Committed | None:
+        """Look at topic and group; None if there is no answer now."""
+        wanted = [TopicPartition(self._topic, number) for number in self._partitions]
+        try:
+            self._look_at_topic(seconds)
+            with reader.in_use:
+                found = reader.consumer.committed(wanted, timeout=seconds)
+        except KafkaException as error:
+            log.warning("source.no_answer", error=error.args[0].str())
+            return None
+        for at in found:
+            if at.error is not None:
+                log.warning("source.no_answer", error=at.error.str())
+                return None
+        return {at.partition: at for at in found}
+
+    def _look_at_topic(self, seconds: float) -> None:
+        known = {each.topic_id for each in self._partitions.values()}
+        if known == {""}:
+            return  # the broker tells none
+        try:
+            topic = describe(self._admin, self._topic, seconds)
+        except KafkaException as error:
+            if error.args[0].code() in UNKNOWN_TOPIC:
+                msg = f"{self._topic}: cannot read on: the topic is gone"
+                raise fatal(SourceError(msg)) from None
+            raise
+        for partition in self._partitions.values():
+            if partition.topic_id != topic.id:
+                raise fatal(SourceError(NEW_TOPIC.format(key=partition.key)))
+        if topic.partitions > self._count:
+            log.warning(
+                "source.new_partitions",
+                read=self._read,
+                found=topic.partitions,
+                reason="the topic has partitions that are read only after the next start",
+            )
+            metrics.NEW_PARTITIONS.set(topic.partitions - self._read)
+            self._count = topic.partitions
+
+    def _agrees(self, found: Committed | None) -> bool:
+        """Whether the group has what was committed here; not if the broker has not answered."""
+        for number, at in (found or {}).items():
+            if at.offset < 0:
+                now, then = (
+                    "deleted",
+                    "goes on from its snapshot or, without one, as a new partition",
+                )
+            elif self._keeps_metadata and CommitMetadata.read(at.metadata) is None:
+                now, then = f"set to offset {at.offset}", "goes on from there"
+            else:
+                continue
+            key, ours = self._partitions[number].key, self._committed[number]
+            raise fatal(SourceError(BY_HAND.format(key=key, now=now, ours=ours, then=then)))
+        return found is not None

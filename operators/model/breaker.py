@@ -1,4 +1,4 @@
-"""A circuit breaker: when a service is down, nobody asks it but one at a time.
+"""A circuit breaker: a service that is down is asked by one request at a time.
 
     closed ──FAILURES failures in a row──> open ──pause is over──> half-open
       ^                                     ^                        │   │
@@ -6,49 +6,35 @@
       └──────────────────────────the one succeeds────────────────────────┘
 
 - *Closed*: requests go. A success ends a row of failures.
-- *Open*: requests wait, first come first served. Each pause is twice as long as the one before, up
-  to a limit, less up to half of it at random, so that many workers do not ask at once.
+- *Open*: requests wait, first come first served. Each pause is longer than the one before, up to a
+  limit; see `Backoff`.
 - *Half-open*: the request that has waited longest goes, as the probe; the others go on waiting. If
   it fails it is last in the row when it comes again, so that one bad request cannot be every probe.
 
-A request that was sent before and succeeds while the breaker is open closes it too. After that,
-each success lets two of those that wait go, so that the service is not run over as it comes back.
+A request that was sent before the breaker opened, and succeeds while it is open, closes it too.
+After that each success lets two of the waiting requests go, so that the service is not overrun as
+it comes back.
 
 The pattern is M. Nygard's, Release It! (2007); unlike the classical one it makes callers wait and
 not fail.
 """
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Literal
 
+from operators.backoff import Backoff
+from operators.model.errors import UnavailableError
 from telemetry import log, move_breaker
 
-__all__ = ["Breaker", "ServiceError"]
+__all__ = ["FAILURES", "Breaker"]
 
-FAILURES: Final = 5
-FIRST_PAUSE: Final = 0.5  # seconds
-LONGEST_PAUSE: Final = 5.0
+FAILURES: Final = 5  # in a row
 
 State = Literal["closed", "open", "half-open"]
-
-
-class ServiceError(Exception):
-    """A request failed for a reason that may be the service's.
-
-    :arg reason: For people.
-
-    :arg after: Seconds for which the service asks to be left alone.
-
-    """
-
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after = after
 
 
 class Breaker:
@@ -58,10 +44,17 @@ class Breaker:
 
     :arg on_open: Called whenever it opens.
 
+    :arg backoff: How long each pause is.
+
+    :arg failures: How many failures in a row open it.
+
     """
 
-    def __init__(self, name: str, *, on_open: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, *, on_open: Callable[[], None], backoff: Backoff, failures: int = FAILURES
+    ) -> None:
         self._name, self._on_open = name, on_open
+        self._backoff, self._most = backoff, failures
         self._state: State = "closed"
         move_breaker(None, self._state)
         self._failures = 0
@@ -86,8 +79,8 @@ class Breaker:
     async def request(self, *, wait: bool = True) -> AsyncIterator[None]:
         """Send one request in the body, as soon as it may go.
 
-        A `ServiceError` out of the body is a failure, its end a success. Any other exception says
-        that an answer came: that closes an open breaker, but ends no row of failures.
+        An `UnavailableError` out of the body is a failure, its end a success. Any other exception
+        says that an answer came: that closes an open breaker, but ends no row of failures.
 
         :arg wait: Whether to wait while the breaker is open; if not, the request goes at once, and
             is only counted.
@@ -97,7 +90,7 @@ class Breaker:
             await self._admit()
         try:
             yield
-        except ServiceError as error:
+        except UnavailableError as error:
             self._failed(error)
             raise
         except asyncio.CancelledError:
@@ -146,23 +139,22 @@ class Breaker:
             log.warning("breaker.closed", service=self._name, open_seconds=seconds)
         self._wake(2)
 
-    def _failed(self, error: ServiceError) -> None:
+    def _failed(self, error: UnavailableError) -> None:
         self._failures += 1
         if self.state == "open":
             return
         if self.state == "closed":
-            if self._failures < FAILURES:
+            if self._failures < self._most:
                 self._wake(1)
                 return
             self._opened = time.monotonic()
         self._open(error)
 
-    def _open(self, error: ServiceError) -> None:
+    def _open(self, error: UnavailableError) -> None:
         self.state = "open"
         self._on_open()
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._pauses)
-        pause = max(error.after, pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
         self._pauses += 1
+        pause = max(error.after, self._backoff.pause(self._pauses))
         log.warning(
             "breaker.open",
             service=self._name,

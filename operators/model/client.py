@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final, Literal
+from typing import Final
 from uuid import UUID
 
 import aiohttp
@@ -24,13 +24,13 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic import SecretStr
 
 from operators.errors import DependencyError, ScoringError
-from operators.model.breaker import ServiceError
 from operators.model.contracts import CONTRACTS, BadAnswerError
+from operators.model.errors import Kind, RefusedError, UnavailableError
 from operators.records import Prediction, Transaction
 from settings import Settings
 from telemetry import tracing
 
-__all__ = ["RefusedError", "ScoringApi", "UnavailableError", "check"]
+__all__ = ["ModelClient", "check"]
 
 UNAVAILABLE: Final = frozenset({408, 425, 429})
 REFUSED: Final = frozenset({400, 413, 422})
@@ -39,43 +39,8 @@ LONGEST_WISH: Final = 60.0  # seconds of `Retry-After` that are granted
 ANSWER_BYTES: Final = 64_000  # longest answer: these, and for each transaction those
 ANSWER_BYTES_EACH: Final = 2_000
 
-Kind = Literal["overload", "status", "connection", "timeout", "answer"]
-"""What was wrong with a request that may succeed another time."""
 
-
-class UnavailableError(ServiceError):
-    """The request may succeed another time, or the service is sick.
-
-    :arg reason: For people.
-
-    :arg after: Seconds for which the service asks to be left alone.
-
-    :arg kind: For metrics; the vocabulary is fixed.
-
-    """
-
-    def __init__(self, reason: str, after: float = 0.0, *, kind: Kind) -> None:
-        super().__init__(reason, after)
-        self.kind = kind
-        self.overload = kind in {"overload", "timeout"}
-        """Whether it has too much to do."""
-
-
-class RefusedError(Exception):
-    """The service refuses the content of the request.
-
-    :arg status: Of the answer.
-
-    :arg blamed: Positions in the request that the answer names.
-
-    """
-
-    def __init__(self, status: int, blamed: set[int]) -> None:
-        super().__init__(f"the model answered {status}")
-        self.status, self.blamed = status, blamed
-
-
-class ScoringApi:
+class ModelClient:
     """The model's API.
 
     :arg settings: URL, contract, token and limits.
@@ -92,7 +57,7 @@ class ScoringApi:
         self._token = settings.ml_api_token
         self._transport: AiohttpTransport | None = None
 
-    async def ask(self, transactions: Sequence[Transaction]) -> dict[UUID, Prediction]:
+    async def predict(self, transactions: Sequence[Transaction]) -> dict[UUID, Prediction]:
         """Ask for predictions, once.
 
         :arg transactions: Each id once.
@@ -107,9 +72,9 @@ class ScoringApi:
 
         """
         with tracing.request(len(transactions)):
-            return await self._ask(transactions)
+            return await self._predict(transactions)
 
-    async def _ask(self, transactions: Sequence[Transaction]) -> dict[UUID, Prediction]:
+    async def _predict(self, transactions: Sequence[Transaction]) -> dict[UUID, Prediction]:
         body = self._contract.encode(transactions)
         room = ANSWER_BYTES + ANSWER_BYTES_EACH * len(transactions)
         token = self._token
@@ -220,26 +185,26 @@ def check(settings: Settings) -> str:
     :raises DependencyError: It did not answer, or not as the contract says.
 
     """
-    api = ScoringApi(settings)
+    client = ModelClient(settings)
 
     async def ask() -> None:
         try:
             async with asyncio.timeout(settings.start_timeout.total_seconds()):
-                await api.ask([])
+                await client.predict([])
         finally:
-            await api.close()
+            await client.close()
 
     try:
         asyncio.run(ask())
     except TimeoutError:
-        msg = f"ML_API_URL: the model at {api.url}: no answer"
+        msg = f"ML_API_URL: the model at {client.url}: no answer"
         raise DependencyError(msg) from None
     except UnavailableError as error:
-        msg = f"ML_API_URL: the model at {api.url}: {error}"
+        msg = f"ML_API_URL: the model at {client.url}: {error}"
         raise DependencyError(msg) from None
     except RefusedError as error:
-        msg = f"ML_API_URL, ML_API_CONTRACT: the model at {api.url}: {error} to an empty batch"
+        msg = f"ML_API_URL, ML_API_CONTRACT: the model at {client.url}: {error} to an empty batch"
         raise DependencyError(msg) from None
     except ScoringError as error:
         raise DependencyError(str(error)) from None
-    return api.url
+    return client.url

@@ -1,70 +1,43 @@
-"""Score a batch, whatever the service does: retries, the search for a culprit, the breaker.
+"""Score a batch, whatever the service does: retries and verdicts.
 
 The rule behind it: *a sick service is not a bad message*. A transaction is given up only while
 others succeed.
 
 1. A request that fails for a reason that may pass is sent again, up to `MAX_RETRIES` times.
-2. If it still fails, or its content is refused, the batch is cut: where the answer names culprits
-   they are asked for alone, else each half is. What passes is done; what fails is cut further, so
-   that one culprit in n costs at most 2·log2(n)+1 more requests.
-3. A transaction that stands alone and is refused (400, 413, 422) is rejected if anything else
-   passed since its batch was sent, or if a witness, a transaction that passed before, passes again.
-   One that stands alone and fails otherwise is given all retries once more, and is given up as
-   exhausted if the service was well before that and is well after it: at least nine in ten other
-   requests succeeded or, without any others, the witness passes `WITNESSES` times in a row.
-   What has failed with all retries itself is not among these others, or several culprits at once
-   would keep each other from being found: for ever, if they take all the places.
+2. If it still fails, or its content is refused, the batch is bisected (`isolation`).
+3. A transaction that is refused alone is rejected, if the service is alive (`evidence`). One that
+   fails alone otherwise is given all retries once more, and is given up as exhausted if the service
+   was well before that and is well after it.
 4. Else nothing is learnt: the whole batch is tried again, for as long as it takes, while the
    breaker sees to it that a sick service is asked by one request at a time. With
    `SCORING_ON_OUTAGE=dead_letter` it is given up instead.
 
-A service that has taken nothing since the start has no witness. It may refuse `REFUSALS`
+A service that has taken nothing since the start has no canary. It may refuse `REFUSALS`
 transactions in a row, then the stream stops.
 """
 
 import asyncio
-import random
-import time
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from dataclasses import replace
+from typing import Final
 from uuid import UUID
 
+from operators.backoff import Backoff
 from operators.errors import ScoringError
-from operators.model.breaker import Breaker, ServiceError
-from operators.model.client import RefusedError, ScoringApi, UnavailableError
-from operators.model.limiter import Limiter
-from operators.records import Disposition, Failure, Prediction, Received, Scored, Transaction
+from operators.model.breaker import FAILURES
+from operators.model.errors import RefusedError, UnavailableError
+from operators.model.evidence import Evidence, Tally
+from operators.model.isolation import Predictions, Suspects, bisect, bisect_failed
+from operators.model.sender import PROBES, Sender
+from operators.model.verdicts import Outcome, Verdicts, exhausted, outcome, rejected
+from operators.records import Received, Transaction
 from settings import Settings
-from telemetry import log, metrics, tracing, worker_index
+from telemetry import log, metrics, tracing
 
 __all__ = ["Outcome", "Scorer"]
 
-FIRST_PAUSE: Final = 1.0  # seconds, at most
-LONGEST_PAUSE: Final = 30.0
+RETRIES: Final = Backoff(first=1.0, longest=30.0)  # the factor is `RETRY_BACKOFF`
 REFUSALS: Final = 100
-WITNESSES: Final = 3
-SUCCESSES_PER_FAILURE: Final = 9  # of others, for a service to be well
-NAMED: Final = 8  # culprits that are asked for alone; more are found by halves
-
-Outcome = Scored | Failure
-
-
-class _GivenUp(NamedTuple):
-    disposition: Disposition
-    code: str
-    error: str
-    attempts: int
-
-
-class _Tally(NamedTuple):
-    """How many requests succeeded and failed so far; a refusal is neither, nor is a suspect's."""
-
-    successes: int = 0
-    failures: int = 0
-
-
-Verdicts = dict[UUID, Prediction | _GivenUp]
-Failed = list[tuple[list[Transaction], RefusedError | ServiceError]]
 
 
 class Scorer:
@@ -72,33 +45,42 @@ class Scorer:
 
     :arg settings: The service, retries, limits, and what to do in an outage.
 
+    :arg retries: Pauses before a request is sent again; their factor is that of the settings.
+
+    :arg probes: Pauses between two requests to a service that is down.
+
+    :arg failures: How many failures in a row show that it is down.
+
+    :arg refusals: How many transactions a service may refuse that has never taken any.
+
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._api = ScoringApi(settings)
-        self._limiter = Limiter(settings.scoring_concurrency, adaptive=settings.scoring_adaptive)
-        self._breaker = Breaker("model", on_open=self._limiter.restart)
-        self._most = settings.scoring_concurrency
-        self._full = settings.batch_size
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        retries: Backoff = RETRIES,
+        probes: Backoff = PROBES,
+        failures: int = FAILURES,
+        refusals: int = REFUSALS,
+    ) -> None:
+        self._sender = Sender(settings, probes=probes, failures=failures)
+        self._evidence = Evidence(self._sender)
         self._tries = settings.max_retries + 1
-        self._backoff = settings.retry_backoff
+        self._backoff = replace(retries, factor=settings.retry_backoff)
         self._patient = settings.scoring_on_outage == "pause"
-        hedge_after = settings.scoring_hedge_after
-        self._hedge_after = hedge_after.total_seconds() if hedge_after else None
-        self._tally = _Tally()
-        self._in_flight = 0
+        self._most_refusals = refusals
         self._refusals = 0
-        self._witness: Transaction | None = None
 
     @property
     def limit(self) -> int:
         """How many batches may be under way now."""
-        return self._limiter.limit
+        return self._sender.limit
 
     @property
     def paused(self) -> bool:
         """Whether the service is down."""
-        return self._breaker.state != "closed"
+        return self._sender.paused
 
     async def score(self, batch: Sequence[Received]) -> list[Outcome]:
         """Score a batch.
@@ -113,6 +95,10 @@ class Scorer:
         with tracing.scoring(batch):
             return await self._score(batch, tracing.traceparent())
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._sender.close()
+
     async def _score(self, batch: Sequence[Received], trace: str | None) -> list[Outcome]:
         asked: dict[UUID, Transaction] = {}
         now: list[Received] = []
@@ -120,261 +106,101 @@ class Scorer:
         for item in batch:
             same = asked.setdefault(item.transaction.id, item.transaction) == item.transaction
             (now if same else later).append(item)
-        verdicts = await self._settle(list(asked.values()))
-        outcomes = [_outcome(item, verdicts[item.transaction.id], trace) for item in now]
+        verdicts = await self._score_until_settled(list(asked.values()))
+        outcomes = [outcome(item, verdicts[item.transaction.id], trace) for item in now]
         # The same id with other content needs a request of its own: answers are known by id.
         return outcomes + await self._score(later, trace) if later else outcomes
 
-    async def close(self) -> None:
-        """Close the connections."""
-        self._breaker.close()
-        await self._api.close()
-
-    async def _settle(
+    async def _score_until_settled(
         self, transactions: list[Transaction], attempts: int = 0, *, well: bool = False
     ) -> Verdicts:
-        """Try with all patience, until there is a verdict for each.
+        """Try again, until there is a verdict for each.
 
-        :arg attempts: So far; if there were any, these are suspected.
+        :arg attempts: So far; if there were any, these are suspects.
 
-        :arg well: Whether the service is known to be well, as far as others can tell.
+        :arg well: Whether the service was well while they failed.
 
         """
-        pauses = 0
+        refusals = 0
         while True:
-            before, suspect = self._tally, attempts > 0
+            before, suspect = self._evidence.tally, attempts > 0
             try:
-                return dict(await self._ask_repeatedly(transactions, suspect=suspect))
+                return {**await self._ask_repeatedly(transactions, suspect=suspect)}
             except RefusedError as refusal:
-                verdicts = await self._cut(transactions, refusal, before, attempts + 1)
-                if verdicts is not None:
-                    return verdicts
-                cause: Exception = refusal
-                attempts += 1
-                pauses += 1
-                pause = self._jitter(pauses)
-                log.warning("model.refuses", reason=str(refusal), pause=pause)
-                await asyncio.sleep(pause)
-            except ServiceError as failure:
-                cause = failure
-                attempts += self._tries
+                suspects = Suspects(transactions, refusal, attempts + 1)
+                verdicts = await self._bisect_refused(suspects, refusal, before)
+                if verdicts is None:
+                    refusals += 1
+                    await self._pause_after_refusal(refusal, refusals)
+            except UnavailableError as failure:
+                suspects = Suspects(transactions, failure, attempts + self._tries)
                 if not suspect:  # its own failures are not those of others
-                    before = before._replace(failures=before.failures + self._tries)
+                    before = before.plus(failures=self._tries)
                 # Before and after, so that a service which comes back meanwhile proves nothing.
-                was_well, well = well, await self._is_well(before)
-                if len(transactions) > 1:
-                    verdicts, failed = await self._ask_each(_halves(transactions))
-                    if verdicts or well:
-                        return verdicts | await self._follow(failed, before, attempts + 1)
-                elif was_well and well:
-                    return _exhausted(transactions, failure, attempts)
+                was_well, well = well, await self._evidence.is_well(before)
+                verdicts = await self._bisect_failing(suspects, was_well=was_well, well=well)
+            if verdicts is not None:
+                return verdicts
             if not self._patient:
-                return _exhausted(transactions, cause, attempts)
-
-    async def _cut(
-        self,
-        transactions: list[Transaction],
-        cause: RefusedError | ServiceError,
-        before: _Tally,
-        attempts: int,
-    ) -> Verdicts | None:
-        """Find the culprits; None if the service may be the reason."""
-        if len(transactions) > 1:
-            blamed = cause.blamed if isinstance(cause, RefusedError) else set()
-            parts = _around(transactions, blamed) or _halves(transactions)
-            verdicts, failed = await self._ask_each(parts)
-            if not await self._is_alive(before):
-                return None
-            return verdicts | await self._follow(failed, before, attempts + 1)
-        if isinstance(cause, ServiceError) or not await self._is_alive(before):
-            return None
-        if self._witness is not None:
-            return _rejected(transactions, cause, attempts)
-        # It never took anything: a few may be as bad as that, not a whole topic.
-        self._refusals += 1
-        if self._refusals > REFUSALS:
-            msg = f"ML_API_URL, ML_API_CONTRACT: {cause} to {REFUSALS} transactions in a row"
-            raise ScoringError(msg)
-        return _rejected(transactions, cause, attempts)
-
-    async def _follow(self, failed: Failed, before: _Tally, attempts: int) -> Verdicts:
-        """Cut further what failed."""
-        verdicts: Verdicts = {}
-        for transactions, cause in failed:
-            found = await self._cut(transactions, cause, before, attempts)
-            if found is None:
-                found = await self._settle(transactions, attempts, well=True)
-            verdicts |= found
-        return verdicts
-
-    async def _ask_each(self, parts: list[list[Transaction]]) -> tuple[Verdicts, Failed]:
-        """Ask for each part once."""
-        verdicts: Verdicts = {}
-        failed: Failed = []
-        for part in parts:
-            try:
-                verdicts |= await self._ask(part)
-            except (RefusedError, ServiceError) as cause:
-                failed.append((part, cause))
-        return verdicts, failed
-
-    async def _is_alive(self, before: _Tally) -> bool:
-        """Whether anything passed since; if not, whether the witness, if there is one, passes."""
-        if self._tally.successes > before.successes or self._witness is None:
-            return True
-        return await self._witness_passes()
-
-    async def _is_well(self, before: _Tally) -> bool:
-        """Whether other requests succeed; with none to look at, whether a known one does."""
-        successes = self._tally.successes - before.successes
-        failures = self._tally.failures - before.failures
-        if successes or failures:
-            return successes >= SUCCESSES_PER_FAILURE * failures
-        for _ in range(WITNESSES):
-            if not await self._witness_passes():
-                return False
-        return True
-
-    async def _witness_passes(self) -> bool:
-        """Ask again for a transaction that passed before."""
-        if self._witness is None:
-            return False
-        try:
-            await self._ask([self._witness], known=True)
-        except ServiceError:
-            return False
-        return True
+                return exhausted(suspects)
+            attempts = suspects.attempts
 
     async def _ask_repeatedly(
         self, transactions: list[Transaction], *, suspect: bool
-    ) -> dict[UUID, Prediction]:
+    ) -> Predictions:
+        """Ask, with all retries."""
         for attempt in range(1, self._tries):
             try:
-                return await self._ask(transactions, suspect=suspect)
+                return await self._evidence.ask(transactions, suspect=suspect)
             except UnavailableError as failure:
                 # What the service asks for, and not all workers at the same moment.
-                pause = failure.after + self._jitter(1 if failure.after else attempt)
+                jitter = self._backoff.pause(1 if failure.after else attempt)
+                pause = round(failure.after + jitter, 2)
                 metrics.RETRIES.labels(failure.kind).inc()
                 log.info("model.retry", reason=str(failure), attempt=attempt, pause=pause)
                 await asyncio.sleep(pause)
-        return await self._ask(transactions, suspect=suspect)
+        return await self._evidence.ask(transactions, suspect=suspect)
 
-    def _jitter(self, attempt: int) -> float:
-        """Seconds to wait, by full jitter.
+    async def _bisect_refused(
+        self, suspects: Suspects, refusal: RefusedError, before: Tally
+    ) -> Verdicts | None:
+        """Find what is refused; None if the service refuses everything."""
+        if suspects.alone:
+            alive = await self._evidence.is_alive(before)
+            return self._reject(suspects, refusal) if alive else None
+        bisected = await bisect(suspects, self._evidence.ask)
+        if not await self._evidence.is_alive(before):
+            return None
+        return await bisect_failed(bisected, self._evidence.ask, self._judge)
 
-        See https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
-        """
-        ceiling = min(LONGEST_PAUSE, FIRST_PAUSE * self._backoff ** (attempt - 1))
-        return round(random.uniform(0, ceiling), 2)  # noqa: S311 - no secret
+    async def _bisect_failing(
+        self, suspects: Suspects, *, was_well: bool, well: bool
+    ) -> Verdicts | None:
+        """Find what breaks the service; None if the service may be sick."""
+        if suspects.alone:
+            return exhausted(suspects) if was_well and well else None
+        bisected = await bisect(suspects, self._evidence.ask)
+        if not (bisected.passed or well):
+            return None
+        return await bisect_failed(bisected, self._evidence.ask, self._judge)
 
-    async def _ask(
-        self, transactions: list[Transaction], *, suspect: bool = False, known: bool = False
-    ) -> dict[UUID, Prediction]:
-        """Ask once, when the breaker lets it, and learn from the answer.
+    async def _judge(self, suspects: Suspects) -> Verdicts:
+        """Decide on one that failed alone while the service took others."""
+        if isinstance(suspects.cause, RefusedError):
+            return self._reject(suspects, suspects.cause)
+        return await self._score_until_settled(suspects.transactions, suspects.attempts, well=True)
 
-        If they are suspected, a failure may be theirs. If they are known to have passed before, a
-        refusal is the service's failure too.
-        """
-        async with self._breaker.request(wait=self._patient):
-            started = time.monotonic()
-            # Now, not at the end: answers that come together would each look like the last one.
-            in_flight = self._in_flight + 1
-            try:
-                predictions = await self._ask_hedged(transactions)
-            except UnavailableError as failure:
-                metrics.REQUESTS.labels("failed").inc()
-                if failure.kind == "connection":
-                    metrics.CONNECTION_LOSSES.labels("model").inc()
-                if not suspect:
-                    self._tally = self._tally._replace(failures=self._tally.failures + 1)
-                if failure.overload:
-                    self._limiter.overloaded()
-                raise
-            except RefusedError as refusal:
-                metrics.REQUESTS.labels("refused").inc()
-                if known:
-                    reason = f"{refusal} to what it took before"
-                    raise UnavailableError(reason, kind="status") from None
-                raise
-            finally:
-                metrics.REQUEST_DURATION.observe(time.monotonic() - started)
-            metrics.REQUESTS.labels("answered").inc()
-            if not suspect:
-                self._tally = self._tally._replace(successes=self._tally.successes + 1)
-            self._witness = transactions[0]
-            self._limiter.succeeded(
-                time.monotonic() - started,
-                in_flight=in_flight,
-                full=len(transactions) == self._full,
-            )
-            return predictions
+    def _reject(self, suspects: Suspects, refusal: RefusedError) -> Verdicts:
+        if not self._evidence.has_canary:
+            # It never took anything: a few may be as bad as that, not a whole topic.
+            self._refusals += 1
+            if self._refusals > self._most_refusals:
+                number = self._most_refusals
+                msg = f"ML_API_URL, ML_API_CONTRACT: {refusal} to {number} transactions in a row"
+                raise ScoringError(msg)
+        return rejected(suspects, refusal)
 
-    async def _ask_hedged(self, transactions: list[Transaction]) -> dict[UUID, Prediction]:
-        """Ask, and once more if the answer takes long; the first answer counts.
-
-        Hedged requests: Dean and Barroso, The Tail at Scale (2013).
-        """
-        requests = {self._send(transactions)}
-        try:
-            done, _ = await asyncio.wait(requests, timeout=self._hedge_after)
-            if not done and not self.paused and self._in_flight < self._most:
-                requests.add(self._send(transactions))
-            while True:
-                done, running = await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
-                best = min(done, key=_is_failure)
-                if not (_is_failure(best) and running):
-                    return best.result()
-                requests = running
-        finally:
-            for request in requests:
-                request.cancel()
-
-    def _send(self, transactions: list[Transaction]) -> "asyncio.Task[dict[UUID, Prediction]]":
-        self._in_flight += 1
-        metrics.REQUESTS_IN_FLIGHT.inc()
-        metrics.REQUEST_TRANSACTIONS.observe(len(transactions))
-        request = asyncio.create_task(self._api.ask(transactions))
-        request.add_done_callback(self._returned)
-        return request
-
-    def _returned(self, _request: "asyncio.Task[dict[UUID, Prediction]]") -> None:
-        self._in_flight -= 1
-        metrics.REQUESTS_IN_FLIGHT.dec()
-        metrics.REQUESTS_LIMIT.labels(worker_index()).set(self._limiter.limit)
-
-
-def _is_failure(request: "asyncio.Task[dict[UUID, Prediction]]") -> bool:
-    return isinstance(request.exception(), UnavailableError)
-
-
-def _halves(transactions: list[Transaction]) -> list[list[Transaction]]:
-    middle = len(transactions) // 2
-    return [transactions[:middle], transactions[middle:]]
-
-
-def _around(transactions: list[Transaction], blamed: set[int]) -> list[list[Transaction]]:
-    """The blamed, each alone, and the rest; nothing if the blame is of no use."""
-    places = [place for place in sorted(blamed) if 0 <= place < len(transactions)]
-    if not places or len(places) > NAMED:
-        return []
-    rest = [item for place, item in enumerate(transactions) if place not in blamed]
-    return [*([rest] if rest else []), *([transactions[place]] for place in places)]
-
-
-def _exhausted(transactions: list[Transaction], cause: Exception, attempts: int) -> Verdicts:
-    error = f"transaction: the model failed {attempts} times, last: {cause}"
-    given_up = _GivenUp("exhausted", "model.failed", error, attempts)
-    return {transaction.id: given_up for transaction in transactions}
-
-
-def _rejected(transactions: list[Transaction], cause: RefusedError, attempts: int) -> Verdicts:
-    error = f"transaction: {cause} to it alone"
-    given_up = _GivenUp("rejected", f"model.status_{cause.status}", error, attempts)
-    return {transaction.id: given_up for transaction in transactions}
-
-
-def _outcome(item: Received, verdict: Prediction | _GivenUp, trace: str | None) -> Outcome:
-    if isinstance(verdict, Prediction):
-        return Scored(item.message, item.transaction, verdict, trace)
-    disposition, code, error, attempts = verdict
-    return Failure(item.message, "score", disposition, code, error, attempts, trace)
+    async def _pause_after_refusal(self, refusal: RefusedError, refusals: int) -> None:
+        pause = round(self._backoff.pause(refusals), 2)
+        log.warning("model.refuses", reason=str(refusal), pause=pause)
+        await asyncio.sleep(pause)

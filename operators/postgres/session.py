@@ -1,152 +1,120 @@
 """A worker's session with PostgreSQL, and the locks that keep others from writing beside it.
 
-*Fencing.* For each source partition that it writes, a session holds an advisory lock named by
-consumer group, topic and partition. The rows of a partition are written in the session that holds
-its lock, so that a process which lost the session, frozen or cut off, cannot commit any more: it
-has to get the lock again, and ends if another has it by then. Locks go with the session, so a
-process that is killed leaves none behind. A pooler in front of the database has to pool sessions,
-not transactions.
+*Fencing.* For each source partition that it writes, a session holds an advisory lock
+(`operators.postgres.locks`). The rows of a partition are written in the session that holds its
+lock, so that a process which lost the session, frozen or cut off, cannot commit any more: it has to
+get the lock again, and ends if another has it by then. A pooler in front of the database has to
+pool sessions, not transactions.
 
-A lost session is made anew for as long as it takes, with a pause between attempts.
+That the locks are held is never remembered, it is looked up: on each new connection, and again when
+the last look is older than `LEASE`.
+
+One task at a time has the session, so at most one connection is ever being made. A lost session is
+made again for as long as it takes, with a pause between attempts.
 """
 
 import asyncio
-import hashlib
 import itertools
-import os
-import random
-import socket
+import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Final, TypeVar
 
 import psycopg
 
-from operators.engine.loop import Loop
-from operators.engine.shutdown import Stop
-from operators.errors import DependencyError, StoreError
-from operators.postgres import sql as statements
+from operators.backoff import Backoff
+from operators.errors import StoreError, fatal
+from operators.postgres import locks
+from operators.postgres.connection import (
+    PATIENCE,
+    Connection,
+    break_off,
+    connect,
+    describe,
+    is_passing,
+    reason_of,
+    time_limit,
+)
+from operators.postgres.locks import LOCK_WAIT, await_predecessor
 from settings import Settings
 from telemetry import log, metrics
 
-__all__ = ["Connection", "Session", "await_predecessor", "describe"]
+__all__ = ["LEASE", "Connection", "Session", "await_predecessor", "describe"]
 
 X = TypeVar("X")
 
-Connection = psycopg.AsyncConnection[tuple[Any, ...]]
-
-PATIENCE: Final = 0.1  # seconds between looks at the wish to stop, while waiting
-LONGEST_PAUSE: Final = 5.0  # seconds between attempts
-LOCK_WAIT: Final = timedelta(seconds=10)  # for a predecessor's session to end
-LEASE: Final = 5.0  # seconds for which a session is believed to be there without a look
-
-PASSING_CLASSES: Final = {
-    "08",  # connection exceptions
-    "40",  # deadlocks, serialisation
-    "57",  # shutdowns and time-outs
-}
-PASSING: Final = {
-    "25006",  # read only: a standby that is not yet, or a primary that is no longer, the primary
-    "25P03",  # idle in transaction for too long: this process was frozen
-    "25P04",  # transaction for too long, likewise
-    "53300",  # too many connections
-    "55P03",  # lock not available
-}
-NO_STATE: Final = "connection"  # reason of a failure of which the database itself says nothing
-
-# Known from the start, as `telemetry.metrics` has it.
-for _reason in {NO_STATE, *PASSING_CLASSES, *(state[:2] for state in PASSING)}:
-    metrics.DATABASE_RETRIES.labels(_reason)
-
-
-def await_predecessor(settings: Settings, partition_keys: Iterable[str]) -> None:
-    """Wait until no other process holds a lock, before Bytewax opens the recovery directory.
-
-    A run that begins there and finds the partitions locked only later leaves a mark: the run that
-    has them writes on, and none can be resumed from what both wrote. Processes of one cluster do
-    not meet here: none of them takes a lock before all have started.
-
-    :arg settings: The database and the group.
-
-    :arg partition_keys: Of the source.
-
-    :raises DependencyError: Another process has a lock after ten seconds.
-
-    """
-    end = time.monotonic() + LOCK_WAIT.total_seconds()
-    limit = max(1, round(settings.database_timeout.total_seconds()))
-    with (
-        suppress(psycopg.Error),  # the run waits for a database that is away
-        psycopg.connect(
-            settings.database_url.get_secret_value(), autocommit=True, connect_timeout=limit
-        ) as connection,
-    ):
-        connection.execute(statements.LIMIT_STATEMENTS, [str(limit * 1000)])
-        for partition in partition_keys:
-            key = _lock_key(settings.kafka_consumer_group, partition)
-            while row := connection.execute(statements.LOCK_HOLDER, [key]).fetchone():
-                if time.monotonic() > end:
-                    msg = f"DATABASE_URL: {partition} is being written by {row[0]}"
-                    raise DependencyError(msg)
-                time.sleep(PATIENCE)
+PAUSES: Final = Backoff(first=0.2, longest=5.0)  # between attempts
+LEASE: Final = 5.0  # seconds for which a look at the locks holds good
 
 
 class Session:
     """A worker's session with PostgreSQL.
 
-    :arg settings: The database and its limits; the group and the topic that name the locks.
-
-    :arg loop: Of this worker.
-
-    :arg stop: When overdue, the database is not waited for any more.
+    :arg lock_wait: How long a predecessor's session is waited for.
 
     """
 
-    def __init__(self, settings: Settings, *, loop: Loop, stop: Stop) -> None:
-        self._url = settings.database_url.get_secret_value()
+    def __init__(self, settings: Settings, *, lock_wait: timedelta = LOCK_WAIT) -> None:
+        self._settings = settings
         self._group = settings.kafka_consumer_group
-        self._limit = settings.database_timeout.total_seconds()
-        self._loop, self._stop = loop, stop
+        self._lock_wait = lock_wait.total_seconds()
+        self._turn = asyncio.Lock()
         self._claimed: set[str] = set()
-        self._locked: set[str] = set()
         self._connection: Connection | None = None
-        self._seen = 0.0
+        self._closed = False
+        self.confirmed_at = -math.inf
+        """When the last look that found every claimed lock began, in monotonic seconds."""
 
-    def claim(self, partition_key: str) -> None:
-        """Hold a partition's lock before anything is done for it; quick if that was just so.
+    async def claim(self, partition_keys: Iterable[str]) -> None:
+        """Take the locks of partitions before anything is done for them.
 
-        :arg partition_key: Of the source partition.
+        Others may use the session while a predecessor is waited for.
 
-        :raises StoreError: Another process writes this partition, or the database does not answer
-            before the end of a stop.
+        :arg partition_keys: Of the source; what is claimed already is left as it is.
 
-        """
-        self._claimed.add(partition_key)
-        fresh = time.monotonic() - self._seen < LEASE
-        if not fresh or partition_key not in self._locked:
-            task = self._loop.spawn(self.run(_look))
-            while not task.done():
-                self.wait(task)
-            task.result()
-
-    def wait(self, task: "asyncio.Task[Any]") -> None:
-        """Let everything on the loop go on for a moment, or until a task is done.
-
-        :arg task: That uses this session.
-
-        :raises StoreError: A stop is overdue.
+        :raises StoreError: Another process still writes one of them; none of them is claimed then.
 
         """
-        self._loop.wait_any([task], PATIENCE)
-        if not task.done() and self._stop.overdue():
-            task.cancel()
-            reason = "no answer before the end of the stop"
-            raise self.stopped(reason)
+        wanted = set(partition_keys) - self._claimed
+        end = time.monotonic() + self._lock_wait
+        while wanted and (missing := await self.run(partial(self._take, wanted))):
+            if time.monotonic() > end:
+                error = await self.run(partial(self._taken_by_another, min(missing)))
+                await self.release(wanted)
+                raise error
+            await asyncio.sleep(PATIENCE)
+
+    async def release(self, partition_keys: Iterable[str]) -> None:
+        """Give up the locks of partitions, and do not take them again."""
+        released = set(partition_keys)
+        async with self._turn:
+            self._claimed -= released
+            if self._connection is None:
+                return
+            try:
+                with self._time_limit(self._connection):
+                    await locks.unlock(self._connection, self._group, released)
+            except psycopg.Error:
+                self._lose()  # its end gives them up as well
+
+    async def confirm(self) -> None:
+        """See at the server that this session holds every lock that was claimed.
+
+        A session that is lost is made again, with its locks.
+
+        :raises StoreError: Another process has one of them.
+
+        """
+        asked = time.monotonic()
+        async with self._turn:
+            if self.confirmed_at < asked:  # else another's look, while this waited, serves both
+                await self._repeat(_nothing, asked)
 
     async def run(self, work: Callable[[Connection], Awaitable[X]]) -> X:
-        """Do something in the session, as often as it takes.
+        """Do something in the session, as often as it takes, while no other task uses it.
 
         :arg work: Is given the connection, which holds all locks that were claimed. It is done
             again from its beginning after an error that may pass.
@@ -158,127 +126,98 @@ class Session:
         :raises StoreError: Another process holds a lock.
 
         """
-        for attempt in itertools.count(1):
-            try:
-                connection = self._connection or await self._connect()
-                with _time_limit(connection, self._limit + LOCK_WAIT.total_seconds()):
-                    await self._lock(connection)
-                with _time_limit(connection, self._limit):
-                    result = await work(connection)
-            except psycopg.Error as error:
-                if not _is_passing(error):
-                    raise
-                reason = error.sqlstate[:2] if error.sqlstate else NO_STATE
-                metrics.DATABASE_RETRIES.labels(reason).inc()
-                if self._connection is not None:
-                    metrics.CONNECTION_LOSSES.labels("postgres").inc()
-                self.close()
-                ceiling = min(LONGEST_PAUSE, 0.1 * 2**attempt)
-                pause = round(random.uniform(0, ceiling), 2)  # noqa: S311 - jitter, no secret
-                log.warning("postgres.retry", reason=describe(error), attempt=attempt, pause=pause)
-                await asyncio.sleep(pause)
-            else:
-                self._seen = time.monotonic()
-                return result
-        raise AssertionError
+        async with self._turn:
+            return await self._repeat(work, time.monotonic() - LEASE)
 
     def close(self) -> None:
-        """End the session, and with it the locks; never raises."""
-        if self._connection is not None:
-            self._connection.pgconn.finish()
-        self._connection = None
-        self._locked.clear()
-        self._seen = 0.0
+        """End the session for good, and with it the locks; never raises."""
+        self._closed = True
+        with suppress(Exception):
+            if self._connection is not None and self._turn.locked():
+                break_off(self._connection)  # the task that uses it is woken by that
+            else:
+                self._drop()
 
     def stopped(self, reason: str) -> StoreError:
         """Log why the stream stops, and make the error that says it."""
-        msg = f"DATABASE_URL: rows cannot be stored: {reason}"
-        # In a cluster the traceback of a worker does not reach the terminal.
-        log.error("postgres.stopped", error=msg)
-        return StoreError(msg)
+        return fatal(StoreError(f"DATABASE_URL: rows cannot be stored: {reason}"))
+
+    async def _repeat(self, work: Callable[[Connection], Awaitable[X]], since: float) -> X:
+        """Do something as often as it takes.
+
+        :arg work: See `run`.
+
+        :arg since: In monotonic seconds; a look at the locks that is older is made again.
+
+        """
+        for attempt in itertools.count(1):
+            self._raise_if_closed()
+            try:
+                connection = self._connection or await self._connect()
+                if self.confirmed_at < since:
+                    await self._hold(connection)
+                with self._time_limit(connection):
+                    return await work(connection)
+            except psycopg.Error as error:
+                if not is_passing(error):
+                    raise
+                self._lose()
+                self._raise_if_closed()
+                metrics.DATABASE_RETRIES.labels(reason_of(error)).inc()
+                pause = round(PAUSES.pause(attempt), 2)
+                log.warning("postgres.retry", reason=describe(error), attempt=attempt, pause=pause)
+            await asyncio.sleep(pause)
+        raise AssertionError
 
     async def _connect(self) -> Connection:
-        connection = await psycopg.AsyncConnection.connect(
-            self._url,
-            autocommit=True,
-            # Named in the message of a process that finds the lock taken; 63 bytes are kept.
-            application_name=f"{socket.gethostname()}:{os.getpid()} {self._group}",
-            connect_timeout=max(1, round(self._limit)),
-        )
-        # Kept at once: if what follows fails, the next attempt closes it.
-        self._connection = connection
-        with _time_limit(connection, self._limit):
-            milliseconds = str(round(self._limit * 1000))
-            await connection.execute(statements.LIMIT_SESSION, {"milliseconds": milliseconds})
-            await connection.execute(statements.STAGED)
-        return connection
+        self._connection = await connect(self._settings)
+        self._raise_if_closed()  # it may have been closed meanwhile
+        return self._connection
 
-    async def _lock(self, connection: Connection) -> None:
-        end = time.monotonic() + LOCK_WAIT.total_seconds()
-        for partition in sorted(self._claimed - self._locked):
-            key = _lock_key(self._group, partition)
-            while not await _first(connection, statements.LOCK, key):
-                if time.monotonic() > end or self._stop.requested:
-                    holder = await _first(connection, statements.LOCK_HOLDER, key)
-                    reason = f"{partition} is being written by {holder or 'another process'}"
-                    raise self.stopped(reason)
-                await asyncio.sleep(PATIENCE)
-            self._locked.add(partition)
+    async def _hold(self, connection: Connection) -> None:
+        """See that the session holds what was claimed, and take again what it has lost."""
+        end = time.monotonic() + self._lock_wait
+        while True:
+            looked = time.monotonic()
+            with self._time_limit(connection):
+                missing = await locks.take(connection, self._group, self._claimed)
+            if not missing:
+                self.confirmed_at = looked
+                return
+            if looked > end:
+                with self._time_limit(connection):
+                    raise await self._taken_by_another(min(missing), connection)
+            await asyncio.sleep(PATIENCE)
 
+    async def _take(self, wanted: set[str], connection: Connection) -> set[str]:
+        missing = await locks.take(connection, self._group, wanted)
+        self._claimed |= wanted - missing
+        return missing
 
-async def _look(connection: Connection) -> None:
-    await connection.execute("SELECT 1")
+    async def _taken_by_another(self, partition_key: str, connection: Connection) -> StoreError:
+        holder = await locks.holder(connection, self._group, partition_key)
+        return self.stopped(f"{partition_key} is being written by {holder}")
 
+    def _time_limit(self, connection: Connection) -> AbstractContextManager[None]:
+        return time_limit(connection, self._settings.database_timeout.total_seconds())
 
-async def _first(connection: Connection, statement: str, value: int) -> Any:
-    row = await (await connection.execute(statement, [value])).fetchone()
-    return row[0] if row else None
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            self._drop()
+            msg = "DATABASE_URL: the session is closed"
+            raise StoreError(msg)
 
+    def _lose(self) -> None:
+        if self._connection is not None:
+            metrics.CONNECTION_LOSSES.labels("postgres").inc()
+        self._drop()
 
-def _lock_key(group: str, partition_key: str) -> int:
-    name = f"{group}\0{partition_key}".encode()
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big", signed=True)
-
-
-@contextmanager
-def _time_limit(connection: Connection, seconds: float) -> Iterator[None]:
-    """Break the connection if the block takes longer.
-
-    The server has the same limit, but a frozen one does not keep it; and to cancel the task is no
-    way out, since psycopg then waits for the server's answer to the cancellation.
-    """
-    timer = asyncio.get_running_loop().call_later(seconds, _break, connection)
-    try:
-        yield
-    finally:
-        timer.cancel()
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        self.confirmed_at = -math.inf
+        if connection is not None:
+            connection.pgconn.finish()
 
 
-def _break(connection: Connection) -> None:
-    with (
-        suppress(OSError, psycopg.Error),
-        socket.socket(fileno=os.dup(connection.fileno())) as copy,
-    ):
-        copy.shutdown(socket.SHUT_RDWR)
-
-
-def _is_passing(error: psycopg.Error) -> bool:
-    """Whether the same statements may succeed later."""
-    state = error.sqlstate
-    if state is None:  # libpq's own: the connection
-        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    return state[:2] in PASSING_CLASSES or state in PASSING
-
-
-def describe(error: psycopg.Error) -> str:
-    """Say what the database says, without a server's message, which may repeat a value.
-
-    :arg error: From the database.
-
-    :returns: Its class, its code and the names in it; of an error of the connection, its text.
-
-    """
-    if error.sqlstate is None:
-        return str(error).strip().partition("\n")[0] or type(error).__name__
-    named = [error.sqlstate, error.diag.table_name, error.diag.column_name]
-    return " ".join([type(error).__name__, *filter(None, [*named, error.diag.constraint_name])])
+async def _nothing(_connection: Connection) -> None:
+    """Only the look at the locks is wanted."""

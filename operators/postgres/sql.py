@@ -9,25 +9,29 @@ id and its source position, so that writing it again changes nothing:
 | yes          | the same | the same | nothing: a redelivery                                 |
 | yes          | the same | another  | a repeated message: its position into `duplicates`    |
 | yes          | another  | any      | a conflict: the first stays, this one is not stored   |
+
+Nothing locks the rows that are stored already: one can be deleted between two statements. So what
+became of the rows is counted in the same transaction, and has to add up.
 """
 # ruff: noqa: S608 - put together from the constants of this module alone
 
 from typing import Final
 
 __all__ = [
-    "CONFLICTS",
+    "CLASSIFY",
     "COPY",
     "COPY_TYPES",
     "LIMIT_SESSION",
     "LIMIT_STATEMENTS",
-    "LOCK",
     "LOCK_HOLDER",
     "MAY",
     "PRIVILEGES",
-    "REPEATED",
     "STAGED",
     "STORE",
+    "STORED_POSITIONS",
     "TABLE_EXISTS",
+    "TAKE_LOCKS",
+    "UNLOCK",
 ]
 
 _TRANSACTION = "id, external_id, description, amount, timestamp, merchant, operation_type, side"
@@ -62,10 +66,15 @@ WITH first AS (
     SELECT {_TRANSACTION}, {_POSITION} FROM first
     ON CONFLICT (id) DO NOTHING
     RETURNING id
+), predicted AS (
+    INSERT INTO predictions (transaction_id, {_PREDICTION})
+    SELECT id, {_PREDICTION} FROM first JOIN stored USING (id)
+    RETURNING 1
 )
-INSERT INTO predictions (transaction_id, {_PREDICTION})
-SELECT id, {_PREDICTION} FROM first JOIN stored USING (id)
+SELECT (SELECT count(*) FROM stored), (SELECT count(*) FROM predicted)
 """
+"""How many transactions are new, and how many predictions: the same number, unless a trigger
+swallows some."""
 
 _SAME_CONTENT = """
     (s.external_id, s.description, s.amount, s.timestamp, s.merchant, s.operation_type, s.side)
@@ -73,20 +82,44 @@ _SAME_CONTENT = """
     (t.external_id, t.description, t.amount, t.timestamp, t.merchant, t.operation_type, t.side)
 """
 
-# The next two are statements of their own, since they have to see what other writers committed
-# while STORE waited for them.
-REPEATED: Final = f"""
-INSERT INTO duplicates (transaction_id, {_POSITION})
-SELECT s.id, s.source_topic, s.source_partition, s.source_offset
-FROM staged s JOIN transactions t ON t.id = s.id
-WHERE {_SAME_CONTENT}
-    AND (s.source_topic, s.source_partition, s.source_offset)
-     <> (t.source_topic, t.source_partition, t.source_offset)
-ON CONFLICT DO NOTHING
+# A statement of its own, since it has to see what others committed while STORE waited for them.
+CLASSIFY: Final = f"""
+WITH known AS MATERIALIZED (
+    SELECT s.ordinal, s.id, s.source_topic, s.source_partition, s.source_offset,
+        {_SAME_CONTENT} AS same,
+        (s.source_topic, s.source_partition, s.source_offset)
+            = (t.source_topic, t.source_partition, t.source_offset) AS here,
+        d.transaction_id IS NOT NULL AS noted
+    FROM staged s JOIN transactions t ON t.id = s.id
+    LEFT JOIN duplicates d ON (d.source_topic, d.source_partition, d.source_offset)
+        = (s.source_topic, s.source_partition, s.source_offset)
+), new AS (
+    INSERT INTO duplicates (transaction_id, {_POSITION})
+    SELECT id, {_POSITION} FROM known WHERE same AND NOT here
+    ON CONFLICT DO NOTHING
+    RETURNING {_POSITION}
+)
+SELECT
+    count(*) FILTER (WHERE same AND here),
+    count(*) FILTER (WHERE same AND NOT here AND (known.noted OR new.source_offset IS NOT NULL)),
+    coalesce(array_agg(ordinal) FILTER (WHERE NOT same), ARRAY[]::integer[]),
+    (SELECT count(*) FROM new)
+FROM known LEFT JOIN new USING ({_POSITION})
+"""
+"""Note the repeated ones, and count: stored (now or earlier, from the same position), repeated (in
+`duplicates` now), which are in conflict, and how many are new in `duplicates`.
+
+A row of none of these kinds is not counted: it was deleted since STORE passed over it.
 """
 
-CONFLICTS: Final = f"""
-SELECT s.ordinal FROM staged s JOIN transactions t ON t.id = s.id WHERE NOT ({_SAME_CONTENT})
+STORED_POSITIONS: Final = """
+SELECT source_offset FROM transactions
+WHERE source_topic = %(topic)s AND source_partition = %(partition)s
+    AND source_offset = ANY(%(offsets)s::bigint[])
+UNION ALL
+SELECT source_offset FROM duplicates
+WHERE source_topic = %(topic)s AND source_partition = %(partition)s
+    AND source_offset = ANY(%(offsets)s::bigint[])
 """
 
 LIMIT_STATEMENTS: Final = "SELECT set_config('statement_timeout', %s, false)"
@@ -101,7 +134,20 @@ SELECT set_config('statement_timeout', %(milliseconds)s, false),
     set_config('tcp_keepalives_count', '3', false)
 """
 
-LOCK: Final = "SELECT pg_try_advisory_lock(%s)"
+# A session that takes a lock twice would have to give it up twice: CASE sees to it that none does.
+TAKE_LOCKS: Final = """
+WITH held AS MATERIALIZED (
+    SELECT (classid::bigint << 32) | objid::bigint AS key FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid = pg_backend_pid()
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
+SELECT wanted.key, CASE WHEN held.key IS NOT NULL THEN true
+    ELSE pg_try_advisory_lock(wanted.key) END
+FROM unnest(%s::bigint[]) AS wanted (key) LEFT JOIN held USING (key)
+"""
+"""Whether the session holds each lock, after it has tried to take those that it did not."""
+
+UNLOCK: Final = "SELECT pg_advisory_unlock(key) FROM unnest(%s::bigint[]) AS key"
 
 LOCK_HOLDER: Final = """
 SELECT format(
@@ -120,6 +166,7 @@ PRIVILEGES: Final = [
     ("transactions", "SELECT"),
     ("transactions", "INSERT"),
     ("predictions", "INSERT"),
+    ("duplicates", "SELECT"),
     ("duplicates", "INSERT"),
 ]
 """What the stream's database user needs, by table."""

@@ -9,12 +9,12 @@ partition, in the order of offsets, in one pass (`spans`).
     a gap before it            5: is there a record? read the topic there, and only there
     after it                   in progress
 
-**While the flow runs.** The order of the reads makes the result true at any time. The stream
-commits an offset to its consumer group only when all before it is durable, what is in flight at the
-model counted. So the committed offsets are read first, and everything before them has to be in the
-stores that are read later; rows and dead letters are added, never moved. What is at or after a
-committed offset may be anywhere on its way, and is only looked at for positions that are in two
-places, which is wrong at any time.
+**While the flow runs.** The order of the reads makes the result true at any time. What the stream
+commits to its consumer group is its low watermark: everything before it is durable. So the
+committed offsets are read first, and everything before them has to be in the stores that are read
+later; rows and dead letters are added, never moved. What is at or after a committed offset may be
+anywhere on its way, and is only looked at for positions that are in two places, which is wrong at
+any time.
 
 **A gap is not a loss.** Offsets of transaction markers and of compacted or aborted messages hold no
 record. So the topic is read where the stores have gaps, from the first offset of a gap to its last.

@@ -86,6 +86,20 @@ class Audit:
         """Whether nothing is missing and nothing doubled."""
         return not (self.total("missing") or self.total("doubled"))
 
+    @property
+    def is_read(self) -> bool:
+        """Whether the group has an offset anywhere."""
+        return len(self.not_read) < len(self.partitions)
+
+    @property
+    def not_read(self) -> list[int]:
+        """Partitions in which the group has no offset: nothing of them is judged.
+
+        The stream gives each partition one when it starts. So these were added to the topic since,
+        and are read after the next start.
+        """
+        return [account.partition for account in self.partitions if account.committed is None]
+
     def total(self, figure: Figure) -> int:
         """The sum of a figure over all partitions."""
         return sum(account.counts[figure] for account in self.partitions)
@@ -97,6 +111,7 @@ class Audit:
             "group": self.group,
             "error_topic": self.error_topic,
             "adds_up": self.adds_up,
+            "not_read": self.not_read,
             "total": {figure: self.total(figure) for figure in FIGURES},
             "partitions": [_as_json(account) for account in self.partitions],
         }

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from operators.errors import DependencyError
 from operators.kafka import client as topics
+from operators.kafka.topic_reader import TopicReader
 from ops.audit import letters
 from ops.audit.account import Account, Audit, Figure
 from ops.audit.letters import Letters
-from ops.audit.reader import Reader
 from ops.audit.spans import Examples, Span, sweep
 from ops.audit.tables import Tables
 from ops.audit.topic import Range, Topic
@@ -39,7 +39,7 @@ def compare(
     topics.check(settings, settings.kafka_topic)
     topics.check(settings, settings.kafka_error_topic)
     with (
-        Reader(settings, settings.kafka_topic, reset="error") as reader,
+        TopicReader(settings, settings.kafka_topic, reset="error") as reader,
         Tables(settings) as tables,
     ):
         topic = Topic(settings, reader)
@@ -56,7 +56,7 @@ def compare(
             account = Account(
                 number, committed[number], missing=Examples(examples), doubled=Examples(examples)
             )
-            stores.examine(account, offsets, starts.get(number))
+            stores.draw_up(account, offsets, starts.get(number))
             accounts.append(account)
     audit = Audit(
         settings.kafka_topic, settings.kafka_consumer_group, settings.kafka_error_topic, accounts
@@ -68,10 +68,10 @@ def compare(
 def _refuse_other_group(audit: Audit) -> None:
     """For a group without offsets nothing is judged: nobody may take that for a proof."""
     ended = sum(audit.total(name) for name in ("stored", "duplicates", "dead_letters"))
-    if ended and all(account.committed is None for account in audit.partitions):
+    if ended and not audit.is_read:
         msg = (
             f"KAFKA_CONSUMER_GROUP: {audit.group} has committed no offset of {audit.topic}, and"
-            f" {ended} messages of it have ended: it was another group, or its first epoch goes on"
+            f" {ended} messages of it have ended: it was another group, or its offsets were deleted"
         )
         raise DependencyError(msg)
 
@@ -90,8 +90,8 @@ class _Stores:
     def __init__(self, tables: Tables, dead: Mapping[int, Letters], topic: Topic) -> None:
         self._tables, self._dead, self._topic = tables, dead, topic
 
-    def examine(self, account: Account, offsets: Range, start: int | None) -> None:
-        """Draw up the account of a partition.
+    def draw_up(self, account: Account, offsets: Range, start: int | None) -> None:
+        """Find out what is in an account.
 
         :arg account: Of the partition, empty.
 
@@ -136,8 +136,8 @@ class _Stores:
         counts = account.counts
         committed = account.first if account.committed is None else account.committed
         counts["settled"] = max(0, committed - account.first)
-        for finding, span in sweep(spans, first=account.first, end=offsets.end):
-            if finding == "overlap":
+        for deviation, span in sweep(spans, first=account.first, end=offsets.end):
+            if deviation == "overlap":
                 counts["doubled"] += span.size
                 account.doubled.add(span)
                 continue

@@ -1,26 +1,17 @@
-"""Positions in the error topic, which other streams and topics may share."""
+"""Positions in the error topic, which other streams may share."""
 
 from array import array
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING
 
-from ops.audit.reader import Reader
+from operators.dead_letters.envelope import Origin, text_headers
+from operators.kafka.topic_reader import TopicReader
 from ops.audit.spans import Span
-from ops.replayed import Replayed, number, text_headers
+from ops.replayed import Replayed, number
 from settings import Settings
 
-__all__ = ["Letter", "Letters", "read"]
-
-
-class Letter(NamedTuple):
-    """A record of the error topic: where its original was, and how often that was replayed."""
-
-    topic: str
-    partition: int
-    offset: int
-    replays: int
+__all__ = ["Letters", "read"]
 
 
 class Letters:
@@ -33,10 +24,10 @@ class Letters:
         self.put_back = 0
         """Those that were replayed: the marks behind them."""
 
-    def add(self, letter: Letter) -> None:
+    def add(self, offset: int, *, is_replay: bool) -> None:
         """Take one, in any order."""
-        self._offsets.append(letter.offset)
-        self.replayed += letter.replays > 0
+        self._offsets.append(offset)
+        self.replayed += is_replay
 
     def sort(self) -> None:
         """Put them into the order of their offsets; those of a worker almost are."""
@@ -58,38 +49,31 @@ def read(settings: Settings, starts: Mapping[int, int]) -> dict[int, Letters]:
 
     :arg starts: By partition, the offset before which messages do not count.
 
-    :returns: By partition, those of messages of `KAFKA_TOPIC`.
+    :returns: By partition, those of messages of this stream.
 
     :raises DependencyError: Which setting to look at.
 
     """
     found: dict[int, Letters] = {}
     # What expires between two calls is gone like all before it.
-    with Reader(settings, settings.kafka_error_topic, reset="earliest") as reader:
+    with TopicReader(settings, settings.kafka_error_topic, reset="earliest") as reader:
         partitions = reader.partitions()
         ends = reader.ends(partitions)
         for messages in reader.read_to_end(dict.fromkeys(partitions, OFFSET_BEGINNING), ends):
             for message in messages:
-                told = text_headers(message)
-                mark, letter = Replayed.read(told), _letter(told)
-                if mark is not None and _counts(mark, settings, starts):
-                    found.setdefault(mark.partition, Letters()).put_back += 1
-                if letter is not None and _counts(letter, settings, starts):
-                    found.setdefault(letter.partition, Letters()).add(letter)
+                told = text_headers(message.headers())
+                mark, origin = Replayed.read(told), Origin.read(told)
+                if mark is not None and _counts(mark.origin, settings, starts):
+                    found.setdefault(mark.origin.partition, Letters()).put_back += 1
+                if origin is not None and _counts(origin, settings, starts):
+                    letters = found.setdefault(origin.partition, Letters())
+                    letters.add(origin.offset, is_replay=number(told) > 0)
     for letters in found.values():
         letters.sort()
     return found
 
 
-def _counts(at: Letter | Replayed, settings: Settings, starts: Mapping[int, int]) -> bool:
-    return at.topic == settings.kafka_topic and at.offset >= starts.get(at.partition, 0)
-
-
-def _letter(told: dict[str, str]) -> Letter | None:
-    """None for a record that is no stream's dead letter."""
-    try:
-        return Letter(
-            told["dlq.topic"], int(told["dlq.partition"]), int(told["dlq.offset"]), number(told)
-        )
-    except (KeyError, ValueError):
-        return None
+def _counts(origin: Origin, settings: Settings, starts: Mapping[int, int]) -> bool:
+    """Whether it is this stream's, and of a message that is looked at."""
+    is_ours = origin.belongs_to(settings.kafka_consumer_group, settings.kafka_topic)
+    return is_ours and origin.offset >= starts.get(origin.partition, 0)

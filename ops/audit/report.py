@@ -67,12 +67,14 @@ def _lines(audit: Audit) -> Iterator[str]:
             )
             more = account.counts["doubled"] - sum(span.size for span in account.doubled.spans)
             yield f"doubled: {shown}{_more(more)}"
+    if audit.is_read and audit.not_read:
+        yield f"not read before the next start: {', '.join(map(str, audit.not_read))}"
 
 
 def _verdict(audit: Audit) -> Iterator[str]:
     missing, doubled, gone = audit.total("missing"), audit.total("doubled"), audit.total("gone")
     consumed = f"{audit.total('settled') + missing:,} consumed messages"
-    if not any(account.committed is not None for account in audit.partitions):
+    if not audit.is_read:
         yield f"Nothing to prove yet: {audit.group} has committed no offset of {audit.topic}."
     elif audit.adds_up:
         yield f"Adds up: {consumed}, each in exactly one place."

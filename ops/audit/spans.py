@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-__all__ = ["Examples", "Finding", "Span", "sweep"]
+__all__ = ["Deviation", "Examples", "Span", "sweep"]
 
-Finding = Literal["gap", "overlap"]
+Deviation = Literal["gap", "overlap"]
 
 
 class Span(NamedTuple):
@@ -44,7 +44,7 @@ class Examples:
             self.spans.append(span)
 
 
-def sweep(spans: Iterable[Span], *, first: int, end: int) -> Iterator[tuple[Finding, Span]]:
+def sweep(spans: Iterable[Span], *, first: int, end: int) -> Iterator[tuple[Deviation, Span]]:
     """Compare spans with the whole range of a partition, in one pass.
 
     :arg spans: Of all places, in the order of their first offsets.

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
 from operators.errors import DependencyError
-from ops.audit.reader import Reader, is_end, is_expired, position
+from operators.kafka.topic_reader import TopicReader, is_end, is_expired, position
 from ops.audit.spans import Span
 from settings import Settings
 
@@ -38,7 +38,7 @@ class Topic:
 
     """
 
-    def __init__(self, settings: Settings, reader: Reader) -> None:
+    def __init__(self, settings: Settings, reader: TopicReader) -> None:
         self._settings, self._reader = settings, reader
 
     def committed(self) -> dict[int, int | None]:
@@ -70,8 +70,8 @@ class Topic:
             if offset is not None and offset > ends[number]:
                 msg = (
                     f"KAFKA_TOPIC: partition {number} of {self._settings.kafka_topic} ends at"
-                    f" {ends[number]}, but the group has committed {offset}: the topic was made"
-                    " anew, or has lost messages"
+                    f" {ends[number]}, but the group has committed {offset}: the topic was"
+                    " re-created, or has lost messages"
                 )
                 raise DependencyError(msg)
         return {
@@ -106,7 +106,7 @@ class Topic:
 class _Cursor:
     """Goes through one partition, and jumps where there is nothing to look for."""
 
-    def __init__(self, reader: Reader, partition: int) -> None:
+    def __init__(self, reader: TopicReader, partition: int) -> None:
         self._reader, self._partition = reader, partition
         self._coming: deque[int] = deque()  # offsets that were read
         self._at = -FAR - 1  # behind the last of them that was looked at; far from all at first

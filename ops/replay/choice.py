@@ -27,8 +27,9 @@ class Offsets(NamedTuple):
 
     def has(self, letter: Letter) -> bool:
         """Whether the original was there."""
-        is_behind = self.last is not None and letter.offset > self.last
-        return letter.partition == self.partition and letter.offset >= self.first and not is_behind
+        _, _, partition, offset = letter.origin
+        is_behind = self.last is not None and offset > self.last
+        return partition == self.partition and offset >= self.first and not is_behind
 
 
 def _time(value: Any) -> Any:

@@ -1,10 +1,11 @@
 """A dead letter, as its headers tell of it."""
 
+from collections.abc import Mapping
 from typing import NamedTuple, Self
 
 from confluent_kafka import Message
 
-from operators.dead_letters.envelope import Record
+from operators.dead_letters.envelope import Origin, Record
 from ops.replayed import Replayed, number
 
 __all__ = ["Letter", "record_of"]
@@ -13,12 +14,10 @@ __all__ = ["Letter", "record_of"]
 class Letter(NamedTuple):
     """What there is to choose by; nothing of the message itself."""
 
-    topic: str
-    """Of the original, as the following."""
-
-    partition: int
-    offset: int
+    origin: Origin
     timestamp: int
+    """Of the original."""
+
     stage: str
     disposition: str
     code: str
@@ -32,31 +31,28 @@ class Letter(NamedTuple):
     @property
     def id(self) -> str:
         """Its `dlq.id`."""
-        return f"{self.topic}-{self.partition}-{self.offset}"
+        return self.mark.id
 
     @property
     def mark(self) -> Replayed:
         """What is left in the error topic when it is sent back."""
-        return Replayed(
-            self.topic, self.partition, self.offset, self.timestamp, replays=self.replays + 1
-        )
+        return Replayed(self.origin, self.timestamp, self.replays + 1)
 
     @classmethod
-    def read(cls, told: dict[str, str], failed_at: int) -> Self | None:
-        """Understand a record of the error topic.
-
-        :arg told: Its headers.
+    def read(cls, told: Mapping[str, str], failed_at: int) -> Self | None:
+        """Understand the headers of a record of the error topic.
 
         :arg failed_at: The record's timestamp, in milliseconds since 1970.
 
         :returns: The dead letter; None if it is none.
 
         """
+        origin = Origin.read(told)
+        if origin is None:
+            return None
         try:
             return cls(
-                topic=told["dlq.topic"],
-                partition=int(told["dlq.partition"]),
-                offset=int(told["dlq.offset"]),
+                origin,
                 timestamp=int(told["dlq.timestamp"]),
                 stage=told["dlq.stage"],
                 disposition=told["dlq.disposition"],
@@ -70,6 +66,6 @@ class Letter(NamedTuple):
 
 
 def record_of(message: Message) -> Record:
-    """What `operators.dead_letters.envelope.original` takes."""
+    """What `operators.dead_letters.envelope.to_message` takes."""
     # The client's types allow more than there is.
     return Record(message.key(), message.value(), list(message.headers() or []))  # type: ignore[arg-type]

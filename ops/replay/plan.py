@@ -7,11 +7,11 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from confluent_kafka import OFFSET_BEGINNING, Message
 
-from operators.dead_letters.envelope import original
-from ops.audit.reader import Reader, position
+from operators.dead_letters.envelope import text_headers, to_message
+from operators.kafka.topic_reader import TopicReader, position
 from ops.replay.choice import Choice
 from ops.replay.letter import Letter, record_of
-from ops.replayed import Replayed, text_headers
+from ops.replayed import Replayed
 
 __all__ = ["REASONS", "Group", "Plan", "Planner", "Reason", "read"]
 
@@ -23,7 +23,7 @@ Reason = Literal[
     "the original cannot be restored",
     "written twice: the first goes",
     "its partition is not there any more",
-    "of another topic",
+    "of another stream",
     "no dead letter",
 ]
 """Why a record of the error topic stays where it is."""
@@ -70,14 +70,17 @@ class Planner:
 
     :arg choice: What is to be replayed.
 
-    :arg topic: That is read: dead letters of others stay.
+    :arg group: Of the stream: dead letters of others stay.
+
+    :arg topic: That it reads: the same.
 
     :arg partitions: Of that topic.
 
     """
 
-    def __init__(self, choice: Choice, *, topic: str, partitions: set[int]) -> None:
-        self._choice, self._topic, self._partitions = choice, topic, partitions
+    def __init__(self, choice: Choice, *, group: str, topic: str, partitions: set[int]) -> None:
+        self._choice, self._partitions = choice, partitions
+        self._group, self._topic = group, topic
         self._stays: Counter[Reason] = Counter()
         self._candidates: dict[Original, _Candidate] = {}
         self._replayed: set[Original] = set()
@@ -85,11 +88,11 @@ class Planner:
 
     def take(self, message: Message) -> None:
         """Take one record."""
-        told = text_headers(message)
+        told = text_headers(message.headers())
         mark = Replayed.read(told)
         if mark is not None:
-            if mark.topic == self._topic:
-                self._replayed.add((mark.partition, mark.offset, mark.timestamp))
+            if mark.origin.belongs_to(self._group, self._topic):
+                self._replayed.add((*mark.origin[2:], mark.timestamp))
             return
         _, failed_at = message.timestamp()
         letter = Letter.read(told, failed_at)
@@ -97,7 +100,7 @@ class Planner:
         if letter is None or reason is not None:
             self._stays[reason or "no dead letter"] += 1
             return
-        key = (letter.partition, letter.offset, letter.timestamp)
+        key = (*letter.origin[2:], letter.timestamp)
         if key in self._candidates:
             self._stays["written twice: the first goes"] += 1
             return
@@ -122,8 +125,8 @@ class Planner:
     def _stranger(self, letter: Letter | None) -> Reason | None:
         if letter is None:
             return "no dead letter"
-        if letter.topic != self._topic:
-            return "of another topic"
+        if not letter.origin.belongs_to(self._group, self._topic):
+            return "of another stream"
         return None if self._choice.fits(letter) else "not chosen by the options"
 
     def _obstacle(self, letter: Letter, message: Message) -> Reason | None:
@@ -131,14 +134,14 @@ class Planner:
             return "cut: the original is not in it"
         if letter.replays >= self._choice.max_replays:
             return "over the limit of --max-replays"
-        if letter.partition not in self._partitions:
+        if letter.origin.partition not in self._partitions:
             return "its partition is not there any more"
-        if original(record_of(message)) is None:
+        if to_message(record_of(message)) is None:
             return "the original cannot be restored"
         return None
 
 
-def read(reader: Reader, planner: Planner, *, stopped: Callable[[], bool]) -> Plan:
+def read(reader: TopicReader, planner: Planner, *, stopped: Callable[[], bool]) -> Plan:
     """Read the error topic and decide.
 
     :arg reader: Of the error topic.
@@ -160,7 +163,7 @@ def read(reader: Reader, planner: Planner, *, stopped: Callable[[], bool]) -> Pl
     return planner.plan()
 
 
-def _everything(reader: Reader) -> Iterator[list[Message]]:
+def _everything(reader: TopicReader) -> Iterator[list[Message]]:
     partitions = reader.partitions()
     ends = reader.ends(partitions)
     return reader.read_to_end(dict.fromkeys(partitions, OFFSET_BEGINNING), ends)

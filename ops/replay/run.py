@@ -6,10 +6,10 @@ from typing import Protocol
 
 from confluent_kafka import Message
 
-from operators.dead_letters.envelope import original
+from operators.dead_letters.envelope import text_headers, to_message
 from operators.errors import DeliveryError, StreamError
 from operators.kafka import client as topics
-from ops.audit.reader import Reader, position
+from operators.kafka.topic_reader import TopicReader, position
 from ops.replay import plan as planning
 from ops.replay.choice import Choice
 from ops.replay.interruption import Interruption
@@ -17,7 +17,6 @@ from ops.replay.letter import Letter, record_of
 from ops.replay.pace import Pace
 from ops.replay.plan import Plan, Planner
 from ops.replay.sender import Outgoing, Sender, replayed_message
-from ops.replayed import text_headers
 from settings import Settings
 
 __all__ = ["Audience", "Outcome", "replay"]
@@ -72,7 +71,7 @@ def replay(
     :raises DependencyError: Which setting to look at; nothing was sent.
 
     """
-    partitions = set(range(len(topics.partition_keys(settings))))
+    partitions = set(topics.partitions(settings))
     topics.check(settings, settings.kafka_error_topic)
     outcome = Outcome()
     sender = None if dry_run else Sender(settings)
@@ -80,8 +79,13 @@ def replay(
         # Before anything is read: from now on no other replay adds marks.
         sender.open()
     # What expires between the two times that the topic is read is told in the end.
-    with Reader(settings, settings.kafka_error_topic, reset="earliest") as reader:
-        planner = Planner(choice, topic=settings.kafka_topic, partitions=partitions)
+    with TopicReader(settings, settings.kafka_error_topic, reset="earliest") as reader:
+        planner = Planner(
+            choice,
+            group=settings.kafka_consumer_group,
+            topic=settings.kafka_topic,
+            partitions=partitions,
+        )
         outcome.plan = planning.read(reader, planner, stopped=interruption.came)
         if not interruption.came():
             audience.show_plan(outcome.plan)
@@ -102,7 +106,7 @@ def replay(
 class _Letters:
     """The dead letters of a plan, read once more."""
 
-    def __init__(self, reader: Reader, plan: Plan) -> None:
+    def __init__(self, reader: TopicReader, plan: Plan) -> None:
         self._reader = reader
         self._left = {number: set(offsets) for number, offsets in plan.positions.items()}
 
@@ -126,8 +130,8 @@ class _Letters:
 
 
 def _outgoing(message: Message) -> Outgoing:
-    letter = Letter.read(text_headers(message), 0)
-    back = original(record_of(message))
+    letter = Letter.read(text_headers(message.headers()), 0)
+    back = to_message(record_of(message))
     number, _ = position(message)
     if letter is None or back is None:
         msg = "a record of the error topic has changed since it was read"

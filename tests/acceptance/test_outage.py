@@ -1,23 +1,17 @@
 """The stream as it runs for real, while the model's API is sick."""
 
 import json
-from datetime import timedelta
 from pathlib import Path
 from signal import SIGTERM
 
 from lab.sample import transactions
-from lab.servers import KafkaServer, ModelApi
-from tests.support import (
-    Flow,
-    Topics,
-    account,
-    environment,
-    make_recovery,
-    produce,
-    read_all,
-    recovery_options,
-    wait_until,
-)
+from lab.servers import KafkaServer, ModelApi, wait_until
+from tests.kit.accounts import account
+from tests.kit.environment import environment
+from tests.kit.feed import LONG
+from tests.kit.flow import Flow
+from tests.kit.kafka import Topics, produce, read_all
+from tests.kit.recovery import make_recovery, recovery_options
 
 MESSAGES = 2_000
 
@@ -32,7 +26,7 @@ def test_in_an_outage_the_stream_pauses_and_ends_in_good_order(
     """While the model is down reading stops, SIGTERM ends with 0, and later all is stored."""
     variables = environment(
         broker, topics, database_url=database_url, model_url=model_api.url, LOG_FORMAT="json",
-        BATCH_SIZE="10", SCORING_CONCURRENCY="2",
+        BATCH_SIZE="10", SCORING_CONCURRENCY="2", IN_HAND_MESSAGES="200",
         STOP_TIMEOUT="60",  # nothing waits for a model that is down
     )  # fmt: skip
     options = recovery_options(make_recovery(tmp_path))
@@ -41,21 +35,22 @@ def test_in_an_outage_the_stream_pauses_and_ends_in_good_order(
         model_api.control(name="outage")
         sent = produce(broker, topics.transactions, _values())
         flow.wait_for("breaker.open")
+        # With nothing done no offset moves, and what is in hand is full.
+        wait_until(lambda: '"messages": 200' in flow.output(), LONG, what="a full hand")
         flow.signal(SIGTERM)
-        assert flow.wait(timedelta(seconds=10)) == 0
+        assert flow.wait(LONG) == 0
         last = json.loads(flow.lines()[-1])
     assert last["event"] == "end"
-    # Two turns of four partitions that read four batches at a time, and what is in flight.
-    assert 0 < last["messages"] <= 2 * 4 * 4 * 10 + 2 * 10
+    assert last["messages"] == 200
     assert read_all(broker, topics.failed) == []
     model_api.reset()
     with Flow(tmp_path / "again", variables, options) as flow:
         wait_until(
             lambda: len(account(broker, topics, database_url).stored) == MESSAGES,
-            timedelta(seconds=30),
+            LONG,
         )
         flow.signal(SIGTERM)
-        assert flow.wait() == 0
+        assert flow.wait(LONG) == 0
     account(broker, topics, database_url).expect_each_once(sent)
 
 
@@ -66,7 +61,7 @@ def test_an_outage_that_ends_leaves_nothing_behind(
     variables = environment(broker, topics, database_url=database_url, model_url=model_api.url)
     with Flow(tmp_path, variables, recovery_options(make_recovery(tmp_path))) as flow:
         first = produce(broker, topics.transactions, _values(200))
-        wait_until(lambda: len(account(broker, topics, database_url).stored) == 200)
+        wait_until(lambda: len(account(broker, topics, database_url).stored) == 200, LONG)
         model_api.control(name="refuse")
         rest = produce(broker, topics.transactions, _values()[200:])
         flow.wait_for("breaker.open")
@@ -74,7 +69,7 @@ def test_an_outage_that_ends_leaves_nothing_behind(
         flow.wait_for("breaker.closed")
         wait_until(
             lambda: len(account(broker, topics, database_url).stored) == MESSAGES,
-            timedelta(seconds=30),
+            LONG,
         )
     found = account(broker, topics, database_url)
     found.expect_each_once([*first, *rest])
@@ -89,10 +84,10 @@ def test_a_refused_token_ends_the_stream_and_loses_nothing(
     variables = environment(broker, topics, database_url=database_url, model_url=model_api.url)
     options = recovery_options(make_recovery(tmp_path))
     with Flow(tmp_path, variables, options) as flow:
-        wait_until(lambda: bool(account(broker, topics, database_url).stored))
+        wait_until(lambda: bool(account(broker, topics, database_url).stored), LONG)
         model_api.control(name="status", code=401)
         produce(broker, topics.transactions, sent_again := _values(10))
-        assert flow.wait() != 0
+        assert flow.wait(LONG) != 0
         assert "ML_API_TOKEN" in flow.output()
     model_api.reset()
     with Flow(tmp_path / "again", variables, options):
@@ -101,7 +96,7 @@ def test_a_refused_token_ends_the_stream_and_loses_nothing(
                 len(account(broker, topics, database_url).stored) == MESSAGES
                 and len(account(broker, topics, database_url).duplicates) == len(sent_again)
             ),
-            timedelta(seconds=30),
+            LONG,
         )
     assert read_all(broker, topics.failed) == []
 
@@ -118,6 +113,6 @@ def test_a_stream_that_may_gives_up_what_an_outage_hits(
         flow.wait_for("source.start")
         model_api.control(name="outage")
         sent = produce(broker, topics.transactions, _values(300))
-        records = read_all(broker, topics.failed, at_least=300, limit=timedelta(seconds=30))
+        records = read_all(broker, topics.failed, at_least=300, limit=LONG)
     assert {dict(r.headers() or [])["dlq.disposition"] for r in records} == {b"exhausted"}
     account(broker, topics, database_url).expect_each_once(sent)

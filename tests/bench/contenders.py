@@ -9,7 +9,7 @@ from bytewax.recovery import init_db_dir
 
 from lab.servers import free_port
 from tests.bench.stage import Ground
-from tests.support import Flow
+from tests.kit.flow import Flow
 
 __all__ = ["EXPERT", "NAIVE", "OURS", "Contender", "processes"]
 

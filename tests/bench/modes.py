@@ -21,7 +21,7 @@ from tests.bench.runs import (
 )
 from tests.bench.sampler import Sampler, others
 from tests.bench.stage import Stage
-from tests.support import Flow
+from tests.kit.flow import Flow
 
 __all__ = ["idle", "many_partitions", "paused", "several_processes", "soak"]
 

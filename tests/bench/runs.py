@@ -12,7 +12,8 @@ from tests.bench.figures import cost, middle_rate, percentile, whole_rate
 from tests.bench.load import fill, steady, values
 from tests.bench.sampler import Sampler, others
 from tests.bench.stage import Ground, Stage
-from tests.support import Flow, read_all
+from tests.kit.flow import Flow
+from tests.kit.kafka import read_all
 
 __all__ = ["CONTENDER", "latency", "sampler", "started", "stopped", "throughput", "wait_for_rows"]
 

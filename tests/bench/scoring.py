@@ -22,16 +22,11 @@ from rich.table import Table
 from lab.sample import transactions
 from lab.servers import Broker, ModelApi, Postgres, wait_until
 from ops.migrate import migrate
-from tests.support import (
-    Flow,
-    Topics,
-    environment,
-    make_recovery,
-    produce,
-    query,
-    read_all,
-    recovery_options,
-)
+from tests.kit.environment import environment
+from tests.kit.flow import Flow
+from tests.kit.kafka import Topics, produce, read_all
+from tests.kit.postgres import query
+from tests.kit.recovery import make_recovery, recovery_options
 
 MESSAGES: Final = 60_000
 ROUNDS: Final = 3

@@ -10,7 +10,8 @@ import psycopg
 
 from lab.servers import ApacheKafka, Broker, KafkaServer, ModelApi, Postgres
 from ops.migrate import migrate
-from tests.support import Topics, environment
+from tests.kit.environment import environment
+from tests.kit.kafka import Topics
 
 __all__ = ["Ground", "Kafka", "Stage"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 
 from lab.servers import Server, wait_until
-from tests.support import installed
+from tests.kit.programs import installed
 
 __all__ = ["Browser"]
 

@@ -7,9 +7,11 @@ from signal import SIGTERM
 import pytest
 
 from lab.sample import transactions
-from lab.servers import KafkaServer, ModelApi, free_port
+from lab.servers import KafkaServer, ModelApi, free_port, wait_until
 from tests.browser.browser import Browser
-from tests.support import Flow, Topics, environment, produce, wait_until
+from tests.kit.environment import environment
+from tests.kit.flow import Flow
+from tests.kit.kafka import Topics, produce
 
 pytestmark = pytest.mark.browser
 

@@ -21,9 +21,9 @@ from rich.console import Console
 from lab.servers import ApacheKafka
 from tests.chaos.episode import Result, run
 from tests.chaos.plan import Kind, Plan, draw
-from tests.chaos.report import line, summarise
+from tests.chaos.report import line, outline, summarise
 from tests.chaos.world import World
-from tests.wall_clock import WallClock
+from tests.kit.wall_clock import WallClock
 
 STRIKES: Final = 12
 """In an episode."""
@@ -68,11 +68,11 @@ def main(
     console.print(f"first seed {first}, folder {folder}")
     try:
         with World(folder / "servers", kafka.value) as world:
-            while sum(len(result.hits) for result in results) < wanted:
+            while sum(len(result.hits) for result in results) < wanted and not _in_vain(results):
                 plan = draw(
                     first + len(results),
                     strikes=STRIKES,
-                    broker_dies=kafka is Kafka.APACHE,
+                    apache=kafka is Kafka.APACHE,
                     only=only or tuple(Kind),
                 )
                 results.append(_episode(world, plan, folder, console, keep=keep))
@@ -90,12 +90,7 @@ def main(
 
 
 def _episode(world: World, plan: Plan, folder: Path, console: Console, *, keep: bool) -> Result:
-    load = (
-        f"{plan.partitions} partitions, {plan.rate} messages a second, {plan.broken:.0%} broken, "
-        f"batches of {plan.batch_size}"
-    )
-    kinds = ", ".join(strike.kind for strike in plan.strikes)
-    console.print(f"seed {plan.seed}: {load}: {kinds}", style="dim")
+    console.print(outline(plan), style="dim")
     its_folder = folder / f"seed-{plan.seed}"
     its_folder.mkdir()
     result = run(world, plan, its_folder)
@@ -103,6 +98,11 @@ def _episode(world: World, plan: Plan, folder: Path, console: Console, *, keep: 
     if not (result.problems or keep):
         shutil.rmtree(its_folder, ignore_errors=True)
     return result
+
+
+def _in_vain(results: list[Result]) -> bool:
+    """Whether nothing comes to be struck any more."""
+    return len(results) > 1 and not any(result.hits for result in results[-2:])
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

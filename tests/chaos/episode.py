@@ -1,41 +1,29 @@
-"""One episode: load and strikes on a fresh stream, then rest, then the account."""
+"""One episode: load and strikes on fresh streams, then rest, then the account of each."""
 
-import json
 import os
 import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from confluent_kafka import KafkaException
 from psycopg import Error as DatabaseError
 
-from lab.servers import ServerError, wait_until
-from operators.kafka.partition import NOT_YET
-from ops.migrate import migrate
-from tests.chaos.ledger import Findings, Replays, examine, replays
-from tests.chaos.load import UNSTORABLE, Load
+from lab.servers import ServerError
+from tests.chaos.ledger import Findings, Replays
+from tests.chaos.load import Load
 from tests.chaos.plan import Plan
+from tests.chaos.stream import Stream
 from tests.chaos.strikes import Hit, Strikes
 from tests.chaos.supervisor import Ended
-from tests.chaos.watch import StalledError, Watch
+from tests.chaos.watch import StalledError
 from tests.chaos.world import World
-from tests.support import CHECKOUT, Topics, committed, environment, query, read_all
+from tests.kit.kafka import Topics, read_all
 
 __all__ = ["Result", "run"]
 
-_SETTLE: Final = timedelta(seconds=90)
-_AUDIT: Final = timedelta(seconds=60)
-_SESSIONS: Final = """
-SELECT pid, pg_blocking_pids(pid), state, wait_event_type, wait_event, now() - xact_start, query
-FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-"""
 _CRASHES: Final = {-6: "SIGABRT", -8: "SIGFPE", -11: "SIGSEGV"}
 
 
@@ -43,11 +31,13 @@ _CRASHES: Final = {-6: "SIGABRT", -8: "SIGFPE", -11: "SIGSEGV"}
 class Result:
     """How an episode went."""
 
-    seed: int
+    plan: Plan
     hits: list[Hit] = field(default_factory=list)
     ends: list[Ended] = field(default_factory=list)
-    findings: Findings = field(default_factory=Findings)
-    replays: Replays = field(default_factory=Replays)
+    findings: list[Findings] = field(default_factory=list)
+    """Of each stream, as is the next."""
+    replays: list[Replays] = field(default_factory=list)
+    aborted: int = 0
     unacknowledged: int = 0
     problems: list[str] = field(default_factory=list)
     """Empty if all is well."""
@@ -55,8 +45,8 @@ class Result:
 
     @property
     def messages(self) -> int:
-        """In the topic."""
-        return self.findings.messages
+        """In the topic, once for each stream."""
+        return sum(found.messages for found in self.findings)
 
     @property
     def by_themselves(self) -> int:
@@ -64,7 +54,7 @@ class Result:
         return sum(not end.wanted for end in self.ends)
 
     @property
-    def aborted(self) -> int:
+    def crashed(self) -> int:
         """Runs of which a process aborted, for whatever reason."""
         return sum(bool(_CRASHES.keys() & set(end.statuses)) for end in self.ends)
 
@@ -77,7 +67,7 @@ class Result:
 def run(world: World, plan: Plan, folder: Path) -> Result:
     """Run an episode.
 
-    :arg world: The servers, all well.
+    :arg world: The servers, as the last episode left them.
 
     :arg plan: What is done to them.
 
@@ -92,18 +82,18 @@ def run(world: World, plan: Plan, folder: Path) -> Result:
 class _Episode:
     def __init__(self, world: World, plan: Plan, folder: Path) -> None:
         self._world, self._plan, self._folder = world, plan, folder
-        name = f"chaos-{plan.seed}-{os.urandom(3).hex()}"
-        self._topics = Topics(f"{name}-in", f"{name}-failed", name)
-        self._database = name.replace("-", "_")
-        self._url = world.postgres.url(self._database)
-        self._result = Result(plan.seed)
+        self._name = f"chaos-{plan.seed}-{os.urandom(3).hex()}"
+        self._topic, self._failed = f"{self._name}-in", f"{self._name}-failed"
+        self._result = Result(plan)
 
     def run(self) -> Result:
         began = time.monotonic()
-        self._prepare()
         try:
             self._run()
-        except (StalledError, TimeoutError, ServerError, KafkaException, DatabaseError) as error:
+        except (
+            *(StalledError, TimeoutError, subprocess.TimeoutExpired),
+            *(ServerError, KafkaException, DatabaseError),
+        ) as error:
             self._result.problems.append(f"{type(error).__name__}: {error}")
         self._result.problems += [
             f"{end.run} ended with {_CRASHES[status]}"
@@ -117,134 +107,70 @@ class _Episode:
         self._result.seconds = time.monotonic() - began
         return self._result
 
-    def _prepare(self) -> None:
-        self._world.wait()
-        self._world.kafka.create_topic(self._topics.transactions, self._plan.partitions)
-        self._world.kafka.create_error_topic(self._topics.failed, self._plan.partitions)
-        self._world.postgres.create_database(self._database)
-        migrate(self._url)
-        refused = f"CHECK (NOT starts_with(description, '{UNSTORABLE}'))"
-        query(self._url, f"ALTER TABLE transactions ADD CONSTRAINT refused {refused}")
-
     def _run(self) -> None:
+        self._world.recover()
+        self._world.kafka.create_topic(self._topic, self._plan.partitions)
+        self._world.kafka.create_error_topic(self._failed, self._plan.partitions)
+        names = "ab"[: self._plan.streams]
+        streams = [self._stream(name) for name in names]
+        load = Load(self._world.kafka, self._topic, self._plan)
+        strikes = Strikes(self._world, streams, self._folder / "strikes.log")
+        # Also what failed has a part in the summary.
+        self._result.hits = strikes.hits
+        try:
+            self._strike(strikes, streams, load)
+        finally:
+            self._result.ends = [end for stream in streams for end in stream.ends]
+        self._result.aborted, self._result.unacknowledged = load.aborted, load.unacknowledged
+        for stream in streams:
+            self._account(stream, load)
+
+    def _stream(self, name: str) -> Stream:
+        topics = Topics(self._topic, self._failed, f"{self._name}-{name}")
+        return Stream(self._world, self._plan, self._folder / name, topics)
+
+    def _strike(self, strikes: Strikes, streams: list[Stream], load: Load) -> None:
         with ExitStack() as stack:
-            load = Load(
-                self._world.kafka,
-                self._topics.transactions,
-                partitions=self._plan.partitions,
-                rate=self._plan.rate,
-                broken=self._plan.broken,
-                seed=self._plan.seed,
-            )
-            watch = stack.enter_context(Watch(self._url))
-            variables = self._variables()
-            strikes = stack.enter_context(
-                Strikes(
-                    self._world,
-                    self._plan,
-                    self._folder,
-                    variables=variables,
-                    watch=watch,
-                    database_url=self._url,
-                )
-            )
+            for stream in streams:
+                stack.enter_context(stream)
             stack.enter_context(load)
-            # Also what failed has a part in the summary.
-            self._result.hits, self._result.ends = strikes.hits, strikes.ends
             try:
-                strikes.run()
+                strikes.run(self._plan)
             except StalledError:
-                self._autopsy(strikes)
+                _autopsy(streams)
                 raise
             load.stop()
-            self._result.unacknowledged = load.unacknowledged
             try:
-                self._settle()
-                self._finish(strikes)
+                self._settle(streams)
+                for stream in streams:
+                    self._blame(stream, stream.finish())
             except TimeoutError as error:
                 self._result.problems.append(str(error))
-                self._autopsy(strikes)
-            self._account(load, variables)
+                _autopsy(streams)
 
-    def _autopsy(self, strikes: Strikes) -> None:
-        """Keep what the sessions of the database and the threads of the flow wait for."""
-        sessions = query(self._url, _SESSIONS)
-        text = "\n".join(" | ".join(map(str, session)) for session in sessions)
-        (self._folder / "sessions.log").write_text(text + "\n")
-        strikes.dump()
+    def _settle(self, streams: list[Stream]) -> None:
+        """Wait until every group has committed the end of every partition."""
+        # Markers of transactions count. The embedded broker's watermark may be too low.
+        ends = self._world.kafka.ends(self._topic)
+        for message in read_all(self._world.kafka, self._topic):
+            partition = message.partition() or 0
+            ends[partition] = max(ends[partition], (message.offset() or 0) + 1)
+        for stream in streams:
+            stream.settle(ends)
 
-    def _variables(self) -> dict[str, str]:
-        properties: dict[str, str | int] = {
-            "fetch.wait.max.ms": 20,
-            "socket.timeout.ms": 3_000,
-            "reconnect.backoff.max.ms": 500,
-            "topic.metadata.refresh.fast.interval.ms": 50,
-        }
-        if self._plan.impatient:
-            properties["message.timeout.ms"] = 3_000
-        return environment(
-            self._world.kafka,
-            self._topics,
-            database_url=self._world.database_url(self._database),
-            model_url=self._world.model_url,
-            KAFKA_BOOTSTRAP_SERVERS=self._world.bootstrap_servers,
-            KAFKA_PROPERTIES=json.dumps(properties),
-            DATABASE_TIMEOUT="2",
-            ML_API_TIMEOUT="2",
-            START_TIMEOUT="5",
-            STOP_TIMEOUT="4",
-            BATCH_SIZE=str(self._plan.batch_size),
-            LOG_FORMAT="json",
-            # On SIGABRT it tells where each of its threads is.
-            PYTHONFAULTHANDLER="1",
-        )
+    def _account(self, stream: Stream, load: Load) -> None:
+        findings, replays = stream.examine(load)
+        self._result.findings.append(findings)
+        self._result.replays.append(replays)
+        self._blame(stream, [*findings.problems(), *stream.audit()])
 
-    def _settle(self) -> None:
-        """Wait until the group has committed the end of every partition."""
-        ends: Counter[int] = Counter()
-        for message in read_all(self._world.kafka, self._topics.transactions):
-            ends[message.partition() or 0] = (message.offset() or 0) + 1
+    def _blame(self, stream: Stream, problems: list[str]) -> None:
+        alone = self._plan.streams == 1
+        self._result.problems += [
+            problem if alone else f"{stream.folder.name}: {problem}" for problem in problems
+        ]
 
-        def done() -> bool:
-            time.sleep(0.2)
-            try:
-                offsets = committed(self._world.kafka, self._topics)
-            except KafkaException as error:
-                if error.args[0].code() not in NOT_YET:
-                    raise
-                return False  # a broker that is back may still have to find its coordinator
-            return all(offsets.get(partition, 0) >= end for partition, end in ends.items())
 
-        wait_until(done, _SETTLE, what=f"commits up to {dict(ends)}")
-
-    def _finish(self, strikes: Strikes) -> None:
-        end = strikes.finish()
-        if end is None:
-            self._result.problems.append("the flow was not running at the end")
-        elif any(end.statuses) or end.hung:
-            self._result.problems.append(f"{end.run} ended with {end.statuses} on SIGTERM")
-
-    def _account(self, load: Load, variables: Mapping[str, str]) -> None:
-        kafka = self._world.kafka
-        findings = examine(kafka, self._topics, self._url, load)
-        findings.save(self._folder / "findings.json")
-        self._result.findings = findings
-        self._result.problems += findings.problems()
-        self._result.replays = replays(self._folder, kafka, self._topics, self._url)
-        self._audit(variables)
-
-    def _audit(self, variables: Mapping[str, str]) -> None:
-        """Ask the project's own audit as well."""
-        done = subprocess.run(
-            [sys.executable, "-m", "ops", "audit"],
-            cwd=CHECKOUT,
-            env=dict(variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_AUDIT.total_seconds(),
-            check=False,
-        )
-        (self._folder / "audit.log").write_text(done.stdout)
-        if done.returncode != 0:
-            self._result.problems.append(f"the audit ended with status {done.returncode}")
+def _autopsy(streams: list[Stream]) -> None:
+    for stream in streams:
+        stream.autopsy()

@@ -1,4 +1,7 @@
-"""Count both ends: every message of the topic in exactly one place, once, and in the right one."""
+"""Count both ends: every message of the topic in exactly one place, once, and in the right one.
+
+Each group by itself. What a transaction aborted, and its markers, are no messages.
+"""
 
 import json
 from collections import Counter
@@ -6,23 +9,35 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-
-from confluent_kafka import Message
+from typing import NamedTuple
 
 from lab.servers import KafkaServer
-from tests.chaos.load import Load, Place
-from tests.support import Account, Position, Topics, account, header, query, read_all
+from tests.chaos.load import Load
+from tests.chaos.messages import Place
+from tests.kit.accounts import Position
+from tests.kit.kafka import Topics, header, read_all
+from tests.kit.postgres import query
 
-__all__ = ["Findings", "Replays", "examine", "replays"]
+__all__ = ["Entry", "Findings", "Replays", "compare", "examine", "letters_of"]
 
 _ORPHANS = (
     "SELECT count(*) FROM transactions FULL JOIN predictions ON transaction_id = id "
     "WHERE id IS NULL OR transaction_id IS NULL"
 )
 _ROWS = """
-SELECT source_partition, source_offset, created_at FROM transactions
-UNION ALL SELECT source_partition, source_offset, created_at FROM duplicates
+SELECT source_partition, source_offset, extract(epoch FROM created_at) FROM transactions
+UNION ALL SELECT source_partition, source_offset, extract(epoch FROM created_at) FROM duplicates
 """
+
+
+class Entry(NamedTuple):
+    """What a store has of a message: a row of either table, or a dead letter."""
+
+    at: Position
+    written: float = 0.0
+    """Seconds since 1970; of a dead letter by the flow's clock, which may be wrong."""
+    record: str = ""
+    """Of a dead letter: where in the error topic it is."""
 
 
 @dataclass
@@ -58,83 +73,6 @@ class Findings:
         path.write_text(json.dumps(asdict(self), indent=1))
 
 
-def examine(broker: KafkaServer, topics: Topics, database_url: str, load: Load) -> Findings:
-    """Look where everything is.
-
-    :arg broker: With both topics.
-
-    :arg topics: Their names.
-
-    :arg database_url: With the rows.
-
-    :arg load: Knows what was sent.
-
-    :returns: What is wrong.
-
-    """
-    # What was not acknowledged may be there or not: the topic itself is what counts.
-    values = {
-        _at(message.partition(), message.offset()): message.value()
-        for message in read_all(broker, topics.transactions)
-    }
-    found = account(broker, topics, database_url)
-    [(orphans,)] = query(database_url, _ORPHANS)
-    right = {position: load.place(value) for position, value in values.items()}
-    findings = compare(set(values), right, found, load.acknowledged, orphans=orphans)
-    if findings.doubled_dead_letters:
-        findings.copies = _copies(broker, topics, set(findings.doubled_dead_letters))
-    return findings
-
-
-def _copies(broker: KafkaServer, topics: Topics, doubled: set[Position]) -> dict[str, list[str]]:
-    copies: dict[str, list[str]] = {}
-    for record in read_all(broker, topics.failed):
-        if _source(record) in doubled:
-            moment = datetime.fromtimestamp(record.timestamp()[1] / 1000, UTC)
-            told = f"{record.partition()}:{record.offset()} at {moment.isoformat()}"
-            copies.setdefault("{}:{}".format(*_source(record)), []).append(told)
-    return copies
-
-
-def compare(
-    sent: set[Position],
-    right: Mapping[Position, Place | None],
-    found: Account,
-    acknowledged: Iterable[Position],
-    *,
-    orphans: int = 0,
-) -> Findings:
-    """Compare what was sent with where it ended.
-
-    :arg sent: Positions in the topic.
-
-    :arg right: In which place they have to end; None if nobody knows.
-
-    :arg found: Where they ended.
-
-    :arg acknowledged: What the producer was told is in the topic.
-
-    :arg orphans: Rows without their counterpart.
-
-    :returns: What is wrong.
-
-    """
-    rows, letters = found.stored | found.duplicates, set(found.failed)
-    both = Counter([*found.stored, *found.duplicates, *letters])
-    wrong = {at for at in letters if right.get(at) == "row"}
-    wrong |= {at for at in rows if right.get(at) == "dead letter"}
-    return Findings(
-        messages=len(sent),
-        missing=sorted(sent - both.keys()),
-        in_two_places=sorted(at for at, number in both.items() if number > 1),
-        doubled_dead_letters=sorted(at for at, number in found.failed.items() if number > 1),
-        misplaced=sorted(wrong),
-        never_there=sorted(both.keys() - sent),
-        vanished=sorted(set(acknowledged) - sent),
-        orphans=orphans,
-    )
-
-
 @dataclass(frozen=True)
 class Replays:
     """Messages that were done already when a process was started that read them again.
@@ -146,28 +84,112 @@ class Replays:
     dead_letters: int = 0
 
 
-def replays(folder: Path, broker: KafkaServer, topics: Topics, database_url: str) -> Replays:
+def examine(
+    broker: KafkaServer, topics: Topics, database_url: str, load: Load, folder: Path
+) -> tuple[Findings, Replays]:
+    """Look where everything is of one group.
+
+    :arg broker: With both topics.
+
+    :arg topics: Their names, and the group's.
+
+    :arg database_url: With the rows.
+
+    :arg load: Knows what was sent.
+
+    :arg folder: With the output of all runs.
+
+    :returns: What is wrong, and what was read again.
+
+    """
+    # What was not acknowledged may be there or not: the topic itself is what counts.
+    values = {
+        _at(message.partition(), message.offset()): message.value()
+        for message in read_all(broker, topics.transactions)
+    }
+    right = {position: load.messages.place(value) for position, value in values.items()}
+    rows = [
+        Entry((partition, offset), float(written))
+        for partition, offset, written in query(database_url, _ROWS)
+    ]
+    letters = letters_of(broker, topics)
+    [(orphans,)] = query(database_url, _ORPHANS)
+    findings = compare(right, rows, letters, load.acknowledged, orphans=orphans)
+    return findings, _replays(folder, rows, letters)
+
+
+def letters_of(broker: KafkaServer, topics: Topics) -> list[Entry]:
+    """Read the group's own dead letters, and those that do not say whose they are."""
+    return [
+        Entry(
+            (int(header(record, "dlq.partition") or -1), int(header(record, "dlq.offset") or -1)),
+            record.timestamp()[1] / 1000,
+            f"{record.partition()}:{record.offset()}",
+        )
+        for record in read_all(broker, topics.failed)
+        if header(record, "dlq.group") in {topics.group, None}
+    ]
+
+
+def compare(
+    right: Mapping[Position, Place | None],
+    rows: Iterable[Entry],
+    letters: Iterable[Entry],
+    acknowledged: Iterable[Position],
+    *,
+    orphans: int = 0,
+) -> Findings:
+    """Compare what was sent with where it ended.
+
+    :arg right: Positions in the topic, and in which place each has to end; None if nobody knows.
+
+    :arg rows: Of both tables.
+
+    :arg letters: Of the group.
+
+    :arg acknowledged: What the producer was told is in the topic.
+
+    :arg orphans: Rows without their counterpart.
+
+    :returns: What is wrong.
+
+    """
+    sent, letters = set(right), list(letters)
+    stored, failed = Counter(row.at for row in rows), Counter(letter.at for letter in letters)
+    both = stored + Counter(set(failed))
+    doubled = sorted(at for at, number in failed.items() if number > 1)
+    copies: dict[Position, list[str]] = {at: [] for at in doubled}
+    for letter in letters:
+        if letter.at in copies:
+            moment = datetime.fromtimestamp(letter.written, UTC).isoformat()
+            copies[letter.at].append(f"{letter.record} at {moment}")
+    wrong = {at for at in failed if right.get(at) == "row"}
+    wrong |= {at for at in stored if right.get(at) == "dead letter"}
+    return Findings(
+        messages=len(sent),
+        missing=sorted(sent - both.keys()),
+        in_two_places=sorted(at for at, number in both.items() if number > 1),
+        doubled_dead_letters=doubled,
+        misplaced=sorted(wrong),
+        never_there=sorted(both.keys() - sent),
+        vanished=sorted(set(acknowledged) - sent),
+        orphans=orphans,
+        copies={f"{partition}:{offset}": told for (partition, offset), told in copies.items()},
+    )
+
+
+def _replays(folder: Path, rows: Iterable[Entry], letters: Iterable[Entry]) -> Replays:
     """Count what was read again, from where each start of the flow began to read.
 
     :arg folder: With the output of all runs.
 
-    :arg broker: With the error topic.
+    :arg rows: Of both tables.
 
-    :arg topics: Their names.
-
-    :arg database_url: With the rows.
+    :arg letters: Of the group.
 
     :returns: How many rows and dead letters were there already.
 
     """
-    rows = [
-        (partition, offset, written.timestamp())
-        for partition, offset, written in query(database_url, _ROWS)
-    ]
-    letters = [
-        (*_source(record), record.timestamp()[1] / 1000)
-        for record in read_all(broker, topics.failed)
-    ]
     starts = list(_starts(folder))
     return Replays(_again(starts, rows), _again(starts, letters))
 
@@ -183,15 +205,12 @@ def _starts(folder: Path) -> Iterable[tuple[int, int, float]]:
                 yield told["partition"], told["offset"], moment
 
 
-def _again(starts: list[tuple[int, int, float]], done: list[tuple[int, int, float]]) -> int:
-    count = 0
-    for partition, offset, moment in starts:
-        count += sum(p == partition and o >= offset and t < moment for p, o, t in done)
-    return count
-
-
-def _source(record: Message) -> Position:
-    return int(header(record, "dlq.partition") or -1), int(header(record, "dlq.offset") or -1)
+def _again(starts: list[tuple[int, int, float]], done: Iterable[Entry]) -> int:
+    return sum(
+        entry.at[0] == partition and entry.at[1] >= offset and entry.written < moment
+        for entry in done
+        for partition, offset, moment in starts
+    )
 
 
 def _at(partition: int | None, offset: int | None) -> Position:

@@ -1,96 +1,68 @@
-"""Messages that come all the time, whatever is down, and what should become of each."""
+"""Send messages all the time, whatever is down."""
 
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Self
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from lab.sample import DUPLICATE, STORED, transactions
 from lab.servers import KafkaServer
-from tests.support import Position
+from tests.chaos.messages import Messages
+from tests.chaos.plan import Plan
+from tests.kit.accounts import Position
 
-__all__ = ["UNSTORABLE", "Load", "Place"]
+__all__ = ["Load"]
 
-Place = Literal["row", "dead letter", "either"]
-"""Where a message may end: `transactions` or `duplicates`, or the error topic."""
-
-UNSTORABLE: Final = "unstorable"
-"""In a description: Postgres is to refuse it."""
-
-_UNSCORABLE: Final = "poison"
 _TICK: Final = 0.02
-_SHARE: Final = 0.002
-"""Of the messages, for each of: unscorable, unstorable, in conflict with another."""
+_ABORTED: Final = 0.15
+"""Of the transactions."""
 
-_DESCRIPTION: Final = b'"description": "'
-
-
-def _marked(value: bytes, mark: str) -> bytes:
-    return value.replace(_DESCRIPTION, _DESCRIPTION + mark.encode() + b" ", 1)
+_ANSWER: Final = 5.0
+_ANSWERS: Final = 60.0
+"""Seconds to wait for the end of a transaction, at once and in all."""
 
 
 class Load:
-    """Sends sample messages at a constant rate, in a thread, inside its block.
-
-    Beside those that decoding refuses there are some that only the model, only the database or only
-    a comparison with what is stored refuses.
+    """Sends messages at a constant rate, in a thread, inside its block.
 
     :arg broker: Where to.
 
-    :arg topic: Exists.
+    :arg topic: Exists, with the plan's partitions; they are used in turn.
 
-    :arg partitions: Of it; they are used in turn.
-
-    :arg rate: Messages a second.
-
-    :arg broken: Share that decoding refuses.
-
-    :arg seed: The same seed makes the same messages.
+    :arg plan: Says how many, which, and how.
 
     """
 
-    def __init__(
-        self,
-        broker: KafkaServer,
-        topic: str,
-        *,
-        partitions: int,
-        rate: int,
-        broken: float,
-        seed: int,
-    ) -> None:
-        self._topic, self._partitions = topic, partitions
-        self._rate, self._broken, self._seed = rate, broken, seed
-        self._producer = Producer(
-            {
-                **broker.client_settings,
-                "acks": "all",
-                "linger.ms": 5,
-                "message.timeout.ms": 60_000,
-                "socket.timeout.ms": 10_000,
-            }
-        )
+    def __init__(self, broker: KafkaServer, topic: str, plan: Plan) -> None:
+        self._broker, self._topic, self._plan = broker, topic, plan
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
+        self._written: list[Position] = []
         self.acknowledged: list[Position] = []
+        self.aborted = 0
+        """Written in transactions that were given up."""
         self.unacknowledged = 0
         """Given up by the client; the broker may have them none the less."""
-        self._places: dict[bytes, Place] = {}
-
-    def place(self, value: bytes | None) -> Place | None:
-        """Say where a message has to end; None if it was not sent from here."""
-        return self._places.get(value or b"")
+        self.messages = Messages(plan)
+        self._aborts = random.Random(f"{plan.seed} aborts")  # noqa: S311 - it can be repeated
+        self._producer = self._make_producer()
 
     def stop(self) -> None:
-        """Send no more, and wait for all answers."""
+        """Send no more, and wait for all answers.
+
+        :raises TimeoutError: There are none.
+
+        """
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(90)
-            assert not self._thread.is_alive(), "the producer hangs"
+            if self._thread.is_alive():
+                msg = "the producer hangs"
+                raise TimeoutError(msg)
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -108,52 +80,92 @@ class Load:
             self._producer.purge()
         self.stop()
 
+    def _make_producer(self) -> Producer:
+        settings = {"acks": "all", "linger.ms": 5, "message.timeout.ms": 60_000}
+        if self._plan.transactional:
+            settings["transactional.id"] = f"{self._topic}-load"
+        return Producer({**self._broker.client_settings, **settings, "socket.timeout.ms": 10_000})
+
     def _run(self) -> None:
-        messages = enumerate(self._messages())
+        send = self._send_in_transaction if self._plan.transactional else self._send
+        messages, rate = enumerate(self.messages), self._plan.rate
+        if self._plan.transactional:
+            self._ask(self._producer.init_transactions)
         began, sent = time.monotonic(), 0
         while not self._stop.wait(_TICK):
-            # What could not be sent in time is not made up for: a rate, not a number.
-            due = min(int((time.monotonic() - began) * self._rate) - sent, self._rate // 10)
-            for number, value in (next(messages) for _ in range(due)):
-                self._send(value, number % self._partitions)
-            sent = int((time.monotonic() - began) * self._rate)
+            now = int((time.monotonic() - began) * rate)
+            if now > sent:
+                # What could not be sent for a second is not made up for: a rate, not a number.
+                send(islice(messages, min(now - sent, rate)))
+            sent = now
             self._producer.poll(0)
         self._producer.flush(75)
+        self._acknowledge()
 
-    def _send(self, value: bytes, partition: int) -> None:
-        while not self._stop.is_set():
+    def _send(self, messages: Iterator[tuple[int, bytes]]) -> None:
+        for number, value in messages:
+            partition = number % self._plan.partitions
+            while not self._stop.is_set():
+                try:
+                    self._producer.produce(
+                        self._topic, value, partition=partition, on_delivery=self._delivered
+                    )
+                except BufferError:
+                    self._producer.poll(_TICK)
+                else:
+                    break
+
+    def _send_in_transaction(self, messages: Iterator[tuple[int, bytes]]) -> None:
+        """One transaction; where it cannot be known how it ended, the topic itself tells."""
+        aborts = self._aborts.random() < _ABORTED
+        try:
+            self._producer.begin_transaction()
+            self._send(messages)
+            self._producer.flush(75)  # an end that aborts would throw away what is not sent yet
+            producer = self._producer
+            self._ask(producer.abort_transaction if aborts else producer.commit_transaction)
+        except KafkaException as error:
+            self._recover(error.args[0])
+        else:
+            if aborts:
+                self.aborted += len(self._written)
+            else:
+                self._acknowledge()
+        self.unacknowledged += 0 if aborts else len(self._written)
+        self._written = []
+
+    def _ask(self, question: Callable[[float], None]) -> None:
+        """Ask again while the broker is away."""
+        end = time.monotonic() + _ANSWERS
+        while True:
             try:
-                self._producer.produce(
-                    self._topic, value, partition=partition, on_delivery=self._delivered
-                )
-            except BufferError:
-                self._producer.poll(_TICK)
+                question(_ANSWER)
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > end:
+                    raise
+                time.sleep(_TICK)
             else:
                 return
+
+    def _recover(self, error: KafkaError) -> None:
+        """Give the transaction up; after a fatal error with another producer."""
+        try:
+            if not error.txn_requires_abort():
+                self._producer = self._make_producer()
+                self._ask(self._producer.init_transactions)
+            else:
+                self._ask(self._producer.abort_transaction)
+        except KafkaException as next_error:
+            if not self._stop.is_set():
+                self._recover(next_error.args[0])
+
+    def _acknowledge(self) -> None:
+        self.acknowledged += self._written
+        self._written = []
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         partition, offset = message.partition(), message.offset()
         if error is not None or partition is None or offset is None:
             self.unacknowledged += 1
         else:
-            self.acknowledged.append((partition, offset))
-
-    def _messages(self) -> Iterator[bytes]:
-        rng = random.Random(f"{self._seed} load")  # noqa: S311 - chance that can be repeated
-        samples = transactions(10**9, seed=self._seed, broken=self._broken, repeated=0.02)
-        for sample in samples:
-            place: Place = "row" if sample.expected in {STORED, DUPLICATE} else "dead letter"
-            value, chance = sample.value, rng.random()
-            if sample.expected != STORED or chance > 3 * _SHARE:
-                # A repetition of one of a pair may come after its other one.
-                self._places.setdefault(value, place)
-                yield value
-            elif chance < 2 * _SHARE:
-                value = _marked(value, _UNSCORABLE if chance < _SHARE else UNSTORABLE)
-                self._places[value] = "dead letter"
-                yield value
-            else:
-                # Which of the two comes to the database first is open.
-                pair = [value, _marked(value, "corrected")]
-                self._places |= dict.fromkeys(pair, "either")
-                yield from pair
+            self._written.append((partition, offset))

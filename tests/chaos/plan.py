@@ -5,13 +5,26 @@ import random
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.chaos.proxy import Cut
 
-__all__ = ["MOST_PROCESSES", "Kind", "Plan", "Shape", "Strike", "draw"]
+__all__ = ["MOST_PROCESSES", "MOST_STREAMS", "SHAPES", "Kind", "Plan", "Shape", "Strike", "draw"]
 
-MOST_PROCESSES: Final = 3
+MOST_STREAMS: Final = 2
+"""Beside each other, each a group of its own."""
+
+
+class Shape(NamedTuple):
+    """How a flow is run."""
+
+    processes: int
+    workers: int
+    """Threads of each process."""
+
+
+SHAPES: Final = [Shape(1, 1), Shape(2, 1), Shape(3, 1), Shape(1, 2), Shape(1, 3)]
+MOST_PROCESSES: Final = max(shape.processes for shape in SHAPES)
 """Of a flow."""
 
 
@@ -26,6 +39,7 @@ class Kind(StrEnum):
     TERMINATE = "terminate the flow"
     FREEZE = "replace a frozen flow"
     LOSE = "lose the snapshots"
+    RESIZE = "resize the cluster"
     CLOCK = "move the clock"
     KILL_BROKER = "kill the broker"
     KILL_DATABASE = "kill Postgres"
@@ -36,6 +50,13 @@ class Kind(StrEnum):
     CUT_BROKER = "cut off the broker"
     CUT_DATABASE = "cut off Postgres"
     CUT_MODEL = "cut off the model"
+    SICKEN_MODEL = "sicken the model"
+
+    @property
+    def dependency(self) -> str | None:
+        """What is struck, if it is not the flow: the broker, Postgres or the model."""
+        last = self.split()[-1]
+        return last if last in {"broker", "Postgres", "model"} else None
 
 
 _OFTEN: Final = {
@@ -44,6 +65,7 @@ _OFTEN: Final = {
     Kind.TERMINATE: 2,
     Kind.FREEZE: 2,
     Kind.LOSE: 2,
+    Kind.RESIZE: 5,
     Kind.CLOCK: 2,
     Kind.KILL_BROKER: 2,
     Kind.KILL_DATABASE: 3,
@@ -54,11 +76,15 @@ _OFTEN: Final = {
     Kind.CUT_BROKER: 2,
     Kind.CUT_DATABASE: 3,
     Kind.CUT_MODEL: 1,
+    Kind.SICKEN_MODEL: 3,
 }
 """How often each kind is in the bag from which strikes are drawn."""
 
 _FROZEN: Final = (6.0, 9.0)
 """Seconds for which a flow is frozen: longer than every limit that it keeps or is kept to."""
+
+_SICK: Final = (1.0, 10.0)
+"""Seconds for which a model is sick: a flow that is killed meanwhile often meets it again."""
 
 _ASTRAY: Final = 145
 """Seconds by which a clock is ahead of the servers' or behind them at most: two of them, or one
@@ -67,15 +93,13 @@ before and after it was moved, then differ by less than the five minutes that th
 _BRIEFLY: Final = 0.3
 _OUTAGE: Final = 5.0
 _PAUSE: Final = 2.0
+_LOST_TOO: Final = 0.25
+"""Of the strikes that last, and of the changes of processes."""
 
+_SELDOM: Final = 0.3
+"""Of the episodes, for each way in which they differ from the usual."""
 
-@dataclass(frozen=True)
-class Shape:
-    """How the flow is run."""
-
-    processes: int
-    workers: int
-    """Threads of each process."""
+_REFUSED: Final = 422
 
 
 @dataclass(frozen=True)
@@ -90,10 +114,18 @@ class Strike:
     settle: bool
     """Whether to wait until the stream stores again; else the next strike may meet it down."""
     cut: Cut
+    stream: int
+    """Of the streams, where one is struck."""
     which: int
     """Of the processes, where one is struck."""
+    loses: bool
+    """Whether the recovery directory is lost meanwhile."""
     gracefully: bool
-    """Loss of the recovery directory: after SIGTERM, not SIGKILL."""
+    """Loss of the recovery directory, change of processes: after SIGTERM, not SIGKILL."""
+    step: int
+    """Change of processes, replacement: by how much further in `SHAPES`, counted around."""
+    code: int
+    """Sick model: its answer to everything."""
     fresh: bool
     """Replacement: with a recovery directory of its own."""
     severed: bool
@@ -102,6 +134,11 @@ class Strike:
     """Frozen flow: it survives its replacement, if it still runs when both have run for a while."""
     ahead: int
     """Clock: seconds by which it is then ahead of the servers', until it is moved again."""
+
+    def __str__(self) -> str:
+        """Say what is done, with what a reader of a summary wants to know."""
+        told = f"{self.kind} ({self.code})" if self.kind is Kind.SICKEN_MODEL else self.kind.value
+        return f"{told} + {Kind.LOSE}" if self.loses and self.kind is not Kind.LOSE else told
 
 
 @dataclass(frozen=True)
@@ -114,36 +151,44 @@ class Plan:
     """Messages a second."""
     broken: float
     """Share of the messages that no step takes."""
+    fickle: float
+    """Share of the messages on which the model changes its mind all the time."""
+    transactional: bool
+    """Whether messages are written in transactions, of which some are aborted."""
+    streams: int
+    """Groups that read them, with a database each and one error topic."""
     batch_size: int
+    retries: int
+    gives_up: bool
+    """Whether an outage of the model makes dead letters."""
     impatient: bool
     """Whether a dead letter that is not acknowledged within seconds stops the flow."""
+    shape: Shape
+    """At first."""
     strikes: list[Strike]
 
-    def shapes(self, number: int) -> Iterator[Shape]:
-        """How the flow is run at each of its starts.
+    @property
+    def strict(self) -> bool:
+        """Whether a good message has to be stored.
 
-        :arg number: Of the flow, since a replacement has shapes of its own.
-
-        :returns: Without end.
-
+        A flow that was just started, and has seen the model take nothing yet, may believe it when
+        it refuses everything.
         """
-        rng = _rng(self.seed, f"shapes {number}")
-        while True:
-            yield rng.choice(
-                [Shape(1, 1), Shape(1, 2), Shape(1, 3), Shape(2, 1), Shape(2, 1), Shape(3, 1)]
-            )
+        refusing = any(
+            strike.kind is Kind.SICKEN_MODEL and strike.code == _REFUSED for strike in self.strikes
+        )
+        return not (self.gives_up or refusing)
 
 
-def draw(
-    seed: int, *, strikes: int, broker_dies: bool, only: Collection[Kind] = tuple(Kind)
-) -> Plan:
+def draw(seed: int, *, strikes: int, apache: bool, only: Collection[Kind] = tuple(Kind)) -> Plan:
     """Draw the plan of an episode.
 
     :arg seed: The same seed makes the same plan, if all else is the same.
 
     :arg strikes: How many.
 
-    :arg broker_dies: Whether the broker keeps its messages when it is killed.
+    :arg apache: Whether the broker keeps its messages when it is killed, and transactions of one
+        producer in several partitions.
 
     :arg only: Kinds to draw from.
 
@@ -151,14 +196,20 @@ def draw(
 
     """
     rng = _rng(seed, "plan")
-    kinds = [kind for kind in only if broker_dies or kind is not Kind.KILL_BROKER]
+    kinds = [kind for kind in only if apache or kind is not Kind.KILL_BROKER]
     return Plan(
         seed,
         partitions=rng.choice([1, 3, 4, 7]),
         rate=rng.choice([200, 400, 800]),
         broken=rng.choice([0.02, 0.1, 0.3]),
+        fickle=rng.choice([0.0, 0.02, 0.1]),
+        transactional=rng.random() < _SELDOM and apache,
+        streams=MOST_STREAMS if rng.random() < _SELDOM else 1,
         batch_size=rng.choice([10, 50, 100]),
+        retries=rng.choice([1, 3]),
+        gives_up=rng.random() < _SELDOM,
         impatient=rng.random() < 0.5,
+        shape=rng.choice(SHAPES),
         strikes=[
             # The first comes early: nothing of the stream may be in a snapshot yet.
             _strike(rng, kind, longest_pause=_PAUSE if number else _BRIEFLY)
@@ -176,15 +227,22 @@ def _bag(rng: random.Random, kinds: list[Kind]) -> Iterator[Kind]:
 
 
 def _strike(rng: random.Random, kind: Kind, *, longest_pause: float) -> Strike:
-    lasting = _FROZEN if kind is Kind.FREEZE else (_BRIEFLY, _OUTAGE)
+    lost = kind is Kind.LOSE or (
+        rng.random() < _LOST_TOO and (kind is Kind.RESIZE or kind.dependency is not None)
+    )
+    lasting = {Kind.FREEZE: _FROZEN, Kind.SICKEN_MODEL: _SICK}.get(kind, (_BRIEFLY, _OUTAGE))
     return Strike(
         kind,
         pause=rng.uniform(0, longest_pause),
         seconds=rng.uniform(*lasting),
         settle=rng.random() < 0.7,
         cut=rng.choice(list(Cut)),
+        stream=rng.randrange(MOST_STREAMS),
         which=rng.randrange(MOST_PROCESSES),
+        loses=lost,
         gracefully=rng.random() < 0.3,
+        step=rng.randrange(1, len(SHAPES)),
+        code=rng.choice([_REFUSED, 500, 503]),
         fresh=rng.random() < 0.5,
         severed=rng.random() < 0.7,
         comeback=rng.random() < 0.5,

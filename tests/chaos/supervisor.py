@@ -14,8 +14,9 @@ from typing import Final, Self
 from lab.servers import free_port, wait_until
 from lab.servers.ports import LOCALHOST
 from tests.chaos.plan import MOST_PROCESSES, Shape
-from tests.support import Flow, recovery_options
-from tests.wall_clock import WallClock
+from tests.kit.flow import Flow
+from tests.kit.recovery import recovery_options
+from tests.kit.wall_clock import WallClock
 
 __all__ = ["Ended", "Supervisor"]
 
@@ -54,7 +55,7 @@ class Supervisor:
 
     :arg recovery: Its recovery directory.
 
-    :arg shapes: How it is run, start after start.
+    :arg shape: How it is run.
 
     :arg ends: Told how each run ended.
 
@@ -66,13 +67,15 @@ class Supervisor:
         folder: Path,
         variables: Mapping[str, str],
         recovery: Path,
-        shapes: Iterator[Shape],
+        shape: Shape,
         *,
         ends: list[Ended],
     ) -> None:
         self.name, self.recovery = name, recovery
+        self.shape = shape
+        """Of the next run."""
         self._ends = ends
-        self._folder, self._variables, self._shapes = folder, variables, shapes
+        self._folder, self._variables = folder, variables
         # Of the host of each process, so it goes on being wrong when the flow is started again.
         self._clocks = [
             WallClock(folder / "clocks", f"{name}-{number}") for number in range(MOST_PROCESSES)
@@ -219,13 +222,13 @@ class Supervisor:
     def _start(self) -> None:
         self._runs += 1
         folder = self._folder / f"{self.name}-{self._runs:03}"
-        shape = next(self._shapes)
-        options = [*recovery_options(self.recovery), "-w", str(shape.workers)]
-        addresses = ";".join(f"{LOCALHOST}:{free_port()}" for _ in range(shape.processes))
+        processes, workers = self.shape
+        options = [*recovery_options(self.recovery), "-w", str(workers)]
+        addresses = ";".join(f"{LOCALHOST}:{free_port()}" for _ in range(processes))
         self._struck = False
         self._flows = []
-        for number in range(shape.processes):
-            cluster = ["-i", str(number), "-a", addresses] if shape.processes > 1 else []
+        for number in range(processes):
+            cluster = ["-i", str(number), "-a", addresses] if processes > 1 else []
             variables = {**self._variables, **self._clocks[number].variables}
             flow = Flow(folder / str(number), variables, [*options, *cluster])
             self._flows.append(flow)

@@ -5,23 +5,25 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from lab.servers import wait_until
+from lab.servers import KafkaServer, wait_until
 from lab.servers.ports import LOCALHOST
-from operators.dead_letters.already_written import SLACK
 from tests.chaos.episode import run
-from tests.chaos.ledger import Findings, compare
-from tests.chaos.load import Place
-from tests.chaos.plan import Kind, draw
+from tests.chaos.ledger import Entry, Findings, compare, letters_of
+from tests.chaos.messages import Messages, Place
+from tests.chaos.plan import MOST_STREAMS, SHAPES, Kind, draw
 from tests.chaos.proxy import Cut, Proxy
-from tests.chaos.report import line
+from tests.chaos.report import line, outline
 from tests.chaos.world import World
-from tests.support import Account, Position
-from tests.wall_clock import WallClock
+from tests.kit.accounts import Position
+from tests.kit.kafka import Outgoing, Topics, produce
+from tests.kit.wall_clock import WallClock
 
 PLACES: dict[Position, Place] = {
     (0, 0): "row",
@@ -29,95 +31,144 @@ PLACES: dict[Position, Place] = {
     (0, 2): "dead letter",
     (1, 0): "either",
 }
-SENT = set(PLACES)
-"""Of `PLACES`."""
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(bool(WallClock.missing()), reason=str(WallClock.missing()))
-@pytest.mark.parametrize("seed", [17400])
+@pytest.mark.parametrize("seed", [18915])
 def test_nothing_is_lost_or_there_twice_whatever_is_killed(
     seed: int, servers_folder: Path, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    """Twelve strikes under load; then every message is in exactly one place, once."""
+    """Twelve strikes under load, with a model that changes its mind; each message in one place."""
     kafka = pytestconfig.getoption("--kafka")
-    plan = draw(seed, strikes=12, broker_dies=kafka == "apache")
+    plan = draw(seed, strikes=12, apache=kafka == "apache")
+    print(outline(plan))  # noqa: T201 - to understand what failed
     with World(servers_folder / "chaos", kafka) as world:
         result = run(world, plan, tmp_path)
     print(line(result))  # noqa: T201 - to repeat it
     assert result.problems == [], f"see {tmp_path}; again: python -m tests.chaos --seed {seed}"
     assert len(result.hits) == 12
-    assert Kind.CLOCK in {hit.kind for hit in result.hits}
+    assert {Kind.CLOCK, Kind.RESIZE} <= {hit.strike.kind for hit in result.hits}
+    assert plan.fickle > 0
     assert result.messages > 1_000
-    assert result.replays.rows > 0, "no strike hit anything"
+    assert sum(replays.rows for replays in result.replays) > 0, "no strike hit anything"
 
 
 def test_a_seed_makes_the_same_plan_again() -> None:
     """Two episodes of one seed differ in timing alone."""
-    one, again, other = (draw(seed, strikes=30, broker_dies=True) for seed in (1, 1, 2))
+    one, again, other = (draw(seed, strikes=30, apache=True) for seed in (1, 1, 2))
     assert one == again
     assert one != other
-    shapes = [next(shape) for shape in [again.shapes(1)] * 5]
-    assert [next(shape) for shape in [one.shapes(1)] * 5] == shapes
 
 
 def test_a_row_of_strikes_has_every_kind() -> None:
     """None is left to luck for long; a broker that would lose everything is not killed."""
-    kinds = {strike.kind for strike in draw(3, strikes=31, broker_dies=True).strikes}
+    kinds = {strike.kind for strike in draw(3, strikes=39, apache=True).strikes}
     assert kinds == set(Kind)
-    strikes = draw(3, strikes=100, broker_dies=False).strikes
+    strikes = draw(3, strikes=100, apache=False).strikes
     assert Kind.KILL_BROKER not in {strike.kind for strike in strikes}
 
 
 def test_clocks_stay_within_what_the_stream_allows() -> None:
     """From far behind to far ahead is still less than five minutes."""
     moves = [
-        strike.ahead
-        for seed in range(50)
-        for strike in draw(seed, strikes=9, broker_dies=True).strikes
+        strike.ahead for seed in range(50) for strike in draw(seed, strikes=9, apache=True).strikes
     ]
     assert min(moves) < -120
     assert max(moves) > 120
-    assert timedelta(seconds=max(moves) - min(moves)) < SLACK
+    assert max(moves) - min(moves) < 5 * 60
 
 
 def test_strikes_may_be_of_some_kinds_only() -> None:
     """To look into one of them."""
-    strikes = draw(3, strikes=20, broker_dies=True, only=[Kind.FREEZE, Kind.LOSE]).strikes
+    strikes = draw(3, strikes=20, apache=True, only=[Kind.FREEZE, Kind.LOSE]).strikes
     assert {strike.kind for strike in strikes} == {Kind.FREEZE, Kind.LOSE}
+
+
+def test_episodes_differ_in_every_way() -> None:
+    """A fickle model, two groups, transactions; what the embedded broker cannot do is left out."""
+    plans = [draw(seed, strikes=9, apache=True) for seed in range(50)]
+    for ways in (
+        {plan.transactional for plan in plans},
+        {plan.gives_up for plan in plans},
+        {plan.strict for plan in plans},
+        {plan.fickle > 0 for plan in plans},
+    ):
+        assert ways == {True, False}
+    assert {plan.streams for plan in plans} == set(range(1, MOST_STREAMS + 1))
+    assert {plan.shape for plan in plans} == set(SHAPES)
+    assert not any(draw(seed, strikes=9, apache=False).transactional for seed in range(50))
+
+
+def test_a_fickle_message_may_end_in_either_place() -> None:
+    """So may any good one if an outage makes dead letters; a bad one may never be stored."""
+    plan = replace(draw(3, strikes=0, apache=True), fickle=0.1, gives_up=False)
+    for gives_up in (False, True):
+        messages = Messages(replace(plan, gives_up=gives_up))
+        places: dict[bool, Counter[Place | None]] = {True: Counter(), False: Counter()}
+        for value in islice(messages, 2_000):
+            places[b"fickle" in value][messages.place(value)] += 1
+        assert places[True].keys() == {"either"}
+        assert places[False]["dead letter"] > 0
+        assert (places[False]["row"] > 0) is not gives_up
+
+
+def test_snapshots_are_lost_together_with_other_strikes() -> None:
+    """In an outage, and when the number of processes changes; the outline tells of it."""
+    strikes = [
+        strike for seed in range(50) for strike in draw(seed, strikes=9, apache=True).strikes
+    ]
+    losing = {strike.kind for strike in strikes if strike.loses}
+    assert {Kind.LOSE, Kind.RESIZE, Kind.KILL_DATABASE, Kind.SICKEN_MODEL} <= losing
+    assert not losing & {Kind.KILL, Kind.FREEZE, Kind.CLOCK}
+    told = {str(strike) for strike in strikes}
+    assert {"lose the snapshots", "kill the model + lose the snapshots"} <= told
+
+
+def _compare(rows: list[Position], letters: list[Position]) -> list[str]:
+    sent = compare(PLACES, map(Entry, rows), map(Entry, letters), PLACES)
+    return sent.problems()
 
 
 def test_all_in_their_places_is_no_finding() -> None:
     """Of a pair in conflict either may be stored."""
-    found = Account({(0, 0)}, {(0, 1)}, Counter({(0, 2): 1, (1, 0): 1}))
-    assert compare(SENT, PLACES, found, SENT).problems() == []
+    assert _compare([(0, 0), (0, 1)], [(0, 2), (1, 0)]) == []
 
 
 @pytest.mark.parametrize(
-    ("found", "problem"),
+    ("rows", "letters", "problem"),
     [
-        (Account({(0, 0)}, set(), Counter({(0, 2): 1, (1, 0): 1})), "1 missing"),
-        (Account({(0, 0), (0, 1)}, {(0, 1), (1, 0)}, Counter({(0, 2): 1})), "1 in two places"),
-        (Account({(0, 0), (1, 0)}, {(0, 1)}, Counter({(0, 2): 2})), "1 doubled dead letters"),
-        (Account({(0, 0), (1, 0)}, set(), Counter({(0, 1): 1, (0, 2): 1})), "1 misplaced"),
-        (Account({(0, 0), (0, 1), (0, 2), (1, 0)}, set(), Counter()), "1 misplaced"),
-        (
-            Account({(0, 0), (0, 1), (1, 0), (1, 1)}, set(), Counter({(0, 2): 1})),
-            "1 never there",
-        ),
+        ([(0, 0)], [(0, 2), (1, 0)], "1 missing"),
+        ([(0, 0), (0, 1), (1, 0), (0, 1)], [(0, 2)], "1 in two places"),
+        ([(0, 0), (0, 1), (1, 0)], [(0, 2), (1, 0)], "1 in two places"),
+        ([(0, 0), (1, 0), (0, 1)], [(0, 2), (0, 2)], "1 doubled dead letters"),
+        ([(0, 0), (1, 0)], [(0, 1), (0, 2)], "1 misplaced"),
+        ([(0, 0), (0, 1), (0, 2), (1, 0)], [], "1 misplaced"),
+        ([(0, 0), (0, 1), (1, 0), (1, 1)], [(0, 2)], "1 never there"),
     ],
 )
-def test_each_way_to_be_wrong_is_found(found: Account, problem: str) -> None:
+def test_each_way_to_be_wrong_is_found(
+    rows: list[Position], letters: list[Position], problem: str
+) -> None:
     """A proof that cannot fail proves nothing."""
-    assert compare(SENT, PLACES, found, SENT).problems() == [problem]
+    assert _compare(rows, letters) == [problem]
 
 
 def test_what_the_broker_lost_is_not_blamed_on_the_stream() -> None:
     """Acknowledged and not in the topic: told apart from what is missing."""
-    found = Account({(0, 0), (0, 1), (1, 0)}, set(), Counter({(0, 2): 1}))
-    findings = compare(SENT, PLACES, found, [*SENT, (1, 1)])
+    rows, letters = map(Entry, [(0, 0), (0, 1), (1, 0)]), [Entry((0, 2), 0.0, "3:7")]
+    findings = compare(PLACES, rows, letters, [*PLACES, (1, 1)])
     assert findings == Findings(messages=4, vanished=[(1, 1)])
+
+
+def test_only_the_groups_own_dead_letters_count(broker: KafkaServer, topics: Topics) -> None:
+    """Another's on the same error topic are not doubled ones; one without a name is anybody's."""
+    for offset, group in enumerate([topics.group.encode(), b"another", None]):
+        headers = [("dlq.partition", b"0"), ("dlq.offset", b"%d" % offset)]
+        headers += [("dlq.group", group)] if group else []
+        produce(broker, topics.failed, [Outgoing(b"{}", headers=headers)])
+    assert {letter.at for letter in letters_of(broker, topics)} == {(0, 0), (0, 2)}
 
 
 class Echo:

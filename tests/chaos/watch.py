@@ -38,14 +38,14 @@ class Watch:
         """As last seen."""
         self._seen = 0.0
 
-    def next_row(self, rows: int, limit: float, alive: Callable[[], None]) -> float:
+    def next_row(self, rows: int, limit: float, well: Callable[[], bool]) -> float:
         """Wait until there are more rows.
 
         :arg rows: Than these.
 
-        :arg limit: Seconds.
+        :arg limit: Seconds, since all was well.
 
-        :arg alive: Asked now and then; raises if waiting is in vain.
+        :arg well: Whether it is; raises if waiting is in vain.
 
         :returns: When they were seen, by the monotonic clock.
 
@@ -55,10 +55,11 @@ class Watch:
         end = time.monotonic() + limit
         with self._changed:
             while self.rows <= rows:
-                if time.monotonic() > end:
+                if not well():
+                    end = time.monotonic() + limit
+                elif time.monotonic() > end:
                     msg = f"no row in {limit:g} s"
                     raise StalledError(msg)
-                alive()
                 self._changed.wait(_LOOK_EVERY)
             return self._seen
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -94,6 +94,10 @@ class Dependency:
         self.proxy.cut(how)
         self._later(seconds, self.proxy.heal)
 
+    def suffer(self, seconds: float) -> None:
+        """Take note that it has a fault which ends by itself."""
+        self._later(seconds, lambda: None)
+
     def wait(self) -> None:
         """Wait until it is well.
 
@@ -105,14 +109,24 @@ class Dependency:
             self._repair = None
         self.check()
 
-    def check(self) -> None:
+    def recover(self) -> None:
+        """Bring it back, whatever became of the last repair."""
+        with suppress(Exception):
+            self.wait()
+        self._error = None
+        self.server.recover()
+
+    def check(self) -> bool:
         """See whether the last repair went well; `wait` does so too.
 
-        :raises ServerError: It did not.
+        :returns: Whether it is over.
+
+        :raises ServerError: It did not go well.
 
         """
         if self._error is not None:
             raise self._error
+        return self._repair is None or not self._repair.is_alive()
 
     def _start(self) -> None:
         self.server.start()
@@ -147,7 +161,7 @@ class World:
         self.model_api = ModelApi(
             folder / "model",
             delay=timedelta(milliseconds=5),
-            options=["--fault", "poison,code=422"],
+            options=["--fault", "poison,code=422", "--fault", "fickle"],
         )
         self.broker = Dependency(server, server.proxy)
         self.database = Dependency(self.postgres, Proxy(self.postgres.port))
@@ -169,15 +183,25 @@ class World:
         there, here = (f":{port}/" for port in (self.postgres.port, self.database.proxy.port))
         return self.postgres.url(name).replace(there, here)
 
+    def sicken_model(self, code: int, seconds: float) -> None:
+        """Let the model give one answer to everything, for so many seconds."""
+        self.model.wait()
+        self.model_api.control(name="status", code=code, seconds=seconds)
+        self.model.suffer(seconds)
+
     def wait(self) -> None:
         """Wait until all is well."""
         for dependency in (self.broker, self.database, self.model):
             dependency.wait()
 
-    def check(self) -> None:
-        """See whether all repairs went well."""
+    def recover(self) -> None:
+        """Bring all back, for another episode."""
         for dependency in (self.broker, self.database, self.model):
-            dependency.check()
+            dependency.recover()
+
+    def check(self) -> bool:
+        """See whether all repairs went well and are over."""
+        return all(each.check() for each in (self.broker, self.database, self.model))
 
     def __enter__(self) -> Self:
         """Start all."""

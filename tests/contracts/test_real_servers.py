@@ -16,13 +16,14 @@ import httpx
 import pytest
 
 from operators.errors import DependencyError, ScoringError
-from operators.model.client import RefusedError, ScoringApi, UnavailableError, check
+from operators.model.client import ModelClient, check
 from operators.model.contracts import CONTRACTS, BadAnswerError
+from operators.model.errors import RefusedError, UnavailableError
 from operators.records import Prediction, Transaction
 from settings import Settings
 from tests.contracts.models.faults import FOREIGN
 from tests.contracts.servers import MLflow, MLServer
-from tests.factories import settings, transaction
+from tests.kit.factories import settings, transaction
 
 pytestmark = [pytest.mark.contracts, pytest.mark.timeout(300)]
 
@@ -85,9 +86,9 @@ def served(request: pytest.FixtureRequest, servers_folder: Path) -> Iterator[Ser
 
 def _ask(given: Settings, batch: Sequence[Transaction]) -> dict[UUID, Prediction]:
     async def ask() -> dict[UUID, Prediction]:
-        api = ScoringApi(given)
+        api = ModelClient(given)
         try:
-            return await api.ask(batch)
+            return await api.predict(batch)
         finally:
             await api.close()
 

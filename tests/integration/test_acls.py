@@ -9,21 +9,15 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
-from lab.servers import ApacheKafka, ModelApi, free_port
+from lab.servers import ApacheKafka, ModelApi, free_port, wait_until
 from lab.servers.ports import LOCALHOST
-from tests.factories import transaction_text
-from tests.support import (
-    CHECKOUT,
-    Flow,
-    Topics,
-    environment,
-    make_recovery,
-    produce,
-    query,
-    read_all,
-    recovery_options,
-    wait_until,
-)
+from tests.kit.checkout import CHECKOUT
+from tests.kit.environment import environment
+from tests.kit.factories import transaction_text
+from tests.kit.flow import Flow
+from tests.kit.kafka import Topics, produce, read_all
+from tests.kit.postgres import query
+from tests.kit.recovery import make_recovery, recovery_options
 
 USER, PASSWORD = "fraud", "s3cret-of-the-user"
 TOPICS = Topics("transactions", "transactions-failed", "fraud-scoring")

@@ -1,120 +1,23 @@
-"""Dead letters against a broker: what is in the topic, and that delivered means acknowledged."""
+"""Dead letters in the error topic: what a record holds, and what becomes of one too large."""
 
-import asyncio
 import json
-import random
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from threading import Event, Timer
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka import Message as KafkaMessage
 
 from lab.servers import ApacheKafka, KafkaServer
-from operators.dead_letters.already_written import ReadBack
-from operators.dead_letters.envelope import Record, original
-from operators.dead_letters.producer import FencedProducer, Letter
-from operators.dead_letters.writer import DeadLetterSink, DeadLetterWriter, check
-from operators.engine.loop import Loop
-from operators.engine.shutdown import Stop
+from operators.dead_letters.envelope import to_message
+from operators.dead_letters.writer import check
 from operators.errors import DeliveryError, DependencyError
-from operators.records import Failure, Message
-from settings import Settings
-from telemetry import Progress
-from tests.support import Topics, environment, header, read_all, settings_of, wait_until
-
-SEED = 20260301
-
-
-class Writing:
-    """A writer and what it is told."""
-
-    def __init__(self, broker: KafkaServer, topics: Topics) -> None:
-        self.broker, self.topics = broker, topics
-        self.stop = Stop(timedelta(seconds=0.5))
-        self.progress = Progress()
-        self.loop = Loop()
-        self.writer = self.another()
-        self.writer.open(self.failure().message.partition_key)
-
-    def settings(self, **variables: str) -> Settings:
-        """Make settings, with the same environment or more of it."""
-        return settings_of(
-            environment(
-                self.broker,
-                self.topics,
-                database_url="postgresql://unused",
-                model_url="http://unused",
-                **variables,
-            )
-        )
-
-    def another(self, **variables: str) -> DeadLetterWriter:
-        """Make another writer, with the same environment or more of it."""
-        settings = self.settings(**variables)
-        return DeadLetterWriter(
-            settings,
-            loop=self.loop,
-            read_back=ReadBack(settings),
-            progress=self.progress,
-            stop=self.stop,
-        )
-
-    def failure(self, value: bytes | None = b"{}", offset: int = 0, **fields: Any) -> Failure:
-        """Make a failure of a message of the test's own topic."""
-        message = Message(
-            key=fields.pop("key", None),
-            value=value,
-            headers=fields.pop("headers", []),
-            topic=self.topics.transactions,
-            partition=fields.pop("partition", 1),
-            offset=offset,
-            timestamp=1_770_000_000_123,
-        )
-        given = {
-            "stage": "validate",
-            "disposition": "poison",
-            "code": "amount.missing",
-            "error": "amount: Field required",
-        }
-        return Failure(message, **{**given, **fields})
-
-    def deliver(self, *failures: Failure) -> list[KafkaMessage]:
-        """Write and flush failures, and read the topic."""
-        self.writer.write(failures)
-        self.writer.flush()
-        return read_all(self.broker, self.topics.failed, at_least=len(failures))
+from tests.kit.kafka import Topics, header
+from tests.kit.letters import PARTITION, Writing, limited, noise, record_of
 
 
 @pytest.fixture
 def writing(broker: KafkaServer, topics: Topics) -> Writing:
     """A writer to the test's own error topic."""
     return Writing(broker, topics)
-
-
-def record_of(message: KafkaMessage) -> Record:
-    """What was read, as `original` wants it."""
-    value, headers = message.value(), message.headers()
-    assert value is not None
-    assert isinstance(headers, list)
-    return Record(
-        message.key(),
-        value,
-        [(name, text.encode() if isinstance(text, str) else text) for name, text in headers],
-    )
-
-
-def noise(length: int) -> bytes:
-    """Text that does not compress, the same at every run."""
-    print("seed", SEED)  # noqa: T201 - to repeat it
-    rng = random.Random(SEED)  # noqa: S311 - chance that can be repeated
-    return (
-        bytes(rng.randrange(33, 127) for _ in range(length))
-        .replace(b'"', b"'")
-        .replace(b"\\", b"/")
-    )
 
 
 def test_the_record_is_as_documented(writing: Writing) -> None:
@@ -138,6 +41,7 @@ def test_the_record_is_as_documented(writing: Writing) -> None:
         ("dlq.topic", topic.encode()),
         ("dlq.partition", b"1"),
         ("dlq.offset", b"12"),
+        ("dlq.group", writing.topics.group.encode()),
         ("dlq.timestamp", b"1770000000123"),
         ("dlq.stage", b"validate"),
         ("dlq.disposition", b"poison"),
@@ -172,20 +76,26 @@ def test_the_original_can_be_restored_from_the_topic(writing: Writing) -> None:
     records = [record_of(found) for found in writing.deliver(*failures)]
     for record in records:
         json.loads(record.value)
-    restored = {found.offset: found for record in records if (found := original(record))}
+    restored = {found.offset: found for record in records if (found := to_message(record))}
     assert [restored[number] for number in range(len(values))] == [
         failure.message for failure in failures
     ]
 
 
-def test_everything_is_acknowledged_when_flush_returns(writing: Writing) -> None:
-    """Counted when acknowledged, and then in the topic, once each."""
-    failures = [writing.failure(b"%d" % number, offset=number) for number in range(500)]
-    writing.writer.write(failures)
-    writing.writer.flush()
-    assert writing.progress.totals()["failed"] == 500
-    found = read_all(writing.broker, writing.topics.failed)
-    assert sorted(int(header(each, "dlq.offset") or -1) for each in found) == list(range(500))
+@pytest.mark.apache_kafka  # the embedded broker's error topic has one partition
+def test_dead_letters_of_a_partition_are_in_one_partition_in_their_order(writing: Writing) -> None:
+    """Under the same number, or, of a topic with more partitions, wrapped around."""
+    found = writing.deliver(
+        *writing.failures(*range(50)), *writing.failures(*range(50), partition=6)
+    )
+    by_source: dict[str, list[tuple[int, int]]] = {}
+    for record in found:
+        at = (record.partition() or 0, int(header(record, "dlq.offset") or -1))
+        by_source.setdefault(header(record, "dlq.partition") or "", []).append(at)
+    assert by_source == {
+        "1": [(1, offset) for offset in range(50)],
+        "6": [(2, offset) for offset in range(50)],
+    }
 
 
 def test_what_the_producer_refuses_as_too_large_is_cut(writing: Writing) -> None:
@@ -209,7 +119,7 @@ def test_what_the_producer_refuses_as_too_large_is_cut(writing: Writing) -> None
         assert header(found[str(number)], "dlq.length") == str(len(value))
         assert json.loads(record.value)["transaction"] == value.decode(errors="replace")[:10_000]
         assert len(record.value) + len(record.key or b"") < 40_000
-        assert original(record) is None
+        assert to_message(record) is None
 
 
 def test_a_message_of_the_producers_limit_does_not_stop_its_neighbours(writing: Writing) -> None:
@@ -222,13 +132,6 @@ def test_a_message_of_the_producers_limit_does_not_stop_its_neighbours(writing: 
     assert cuts["0"] is cuts["3"] is None
     assert cuts["2"] == "value"
     assert len(found) == 4
-
-
-def limited(broker: KafkaServer, topics: Topics, size: int) -> Topics:
-    """Make an error topic that takes no more than so many bytes."""
-    name = f"{topics.failed}-limited"
-    broker.create_topic(name, 1, config={"max.message.bytes": str(size)})
-    return Topics(topics.transactions, name, topics.group)
 
 
 @pytest.mark.apache_kafka
@@ -271,187 +174,12 @@ def test_a_topic_that_takes_not_even_what_was_cut_stops_the_stream(
         writing.deliver(writing.failure(noise(100_000)))
 
 
-def test_flush_waits_for_a_broker_that_hangs(writing: Writing) -> None:
-    """It returns after the broker goes on, and everything is there."""
-    writing.deliver(writing.failure(offset=0))
-    writing.broker.pause()
-    Timer(0.5, writing.broker.resume).start()
-    writing.writer.write([writing.failure(offset=1)])
-    assert writing.progress.totals()["failed"] == 1
-    writing.writer.flush()
-    assert writing.progress.totals()["failed"] == 2
-    assert len(read_all(writing.broker, writing.topics.failed, at_least=2)) == 2
-
-
-def test_a_stop_ends_the_waiting_for_a_broker_that_is_gone(writing: Writing) -> None:
-    """When the stop is overdue flush fails; the failures are not taken for delivered."""
-    writing.deliver(writing.failure(offset=0))
-    writing.broker.kill()
-    writing.writer.write([writing.failure(offset=1)])
-    writing.stop.request()
-    expected = rf"^KAFKA_ERROR_TOPIC: cannot write to {writing.topics.failed}: no acknowledgement"
-    with pytest.raises(DeliveryError, match=expected):
-        writing.writer.flush()
-    assert writing.progress.totals()["failed"] == 1
-
-
-@pytest.mark.apache_kafka
-def test_a_failure_that_is_refused_by_the_broker_is_told_at_the_next_call(
-    writing: Writing,
-) -> None:
-    """A topic that is not there is not worth waiting for."""
-    properties = '{"topic.metadata.propagation.max.ms": 100}'
-    writer = writing.another(KAFKA_ERROR_TOPIC="nowhere-at-all", KAFKA_PROPERTIES=properties)
-    writer.write([writing.failure()])
-    with pytest.raises(DeliveryError, match=r"^KAFKA_ERROR_TOPIC: cannot write to nowhere"):
-        writer.flush()
-    with pytest.raises(DeliveryError, match=r"^KAFKA_ERROR_TOPIC: cannot write to nowhere"):
-        writer.write([])
-
-
-def test_a_zombie_writes_nothing_once_it_has_a_successor(writing: Writing) -> None:
-    """What waits in a process that was frozen does not follow what its successor wrote."""
-    zombie, successor = writing.writer, writing.another()
-    failures = [writing.failure(offset=number) for number in range(3)]
-    zombie.write(failures[:2])
-    successor.open(failures[0].message.partition_key)
-    successor.write(failures)
-    successor.flush()
-    expected = f"cannot write to {writing.topics.failed}: another process has taken 1-"
-    with pytest.raises(DeliveryError, match=expected):
-        zombie.flush()
-    with pytest.raises(DeliveryError, match=expected):
-        zombie.write([writing.failure(offset=3)])
-    found = read_all(writing.broker, writing.topics.failed)
-    assert sorted(header(each, "dlq.offset") or "" for each in found) == ["0", "1", "2"]
-
-
-@pytest.mark.apache_kafka
-def test_what_a_zombie_has_sent_and_not_committed_is_aborted(
-    writing: Writing, apache_kafka: ApacheKafka
-) -> None:
-    """Its records are in the topic, and are never seen by who reads committed ones."""
-    settings = writing.settings()
-    key = writing.failure().message.partition_key
-    zombie = FencedProducer(settings, key)
-    zombie.open(timedelta(seconds=10))
-    commit, frozen = zombie._finish, Event()  # noqa: SLF001 - to hold it before its last step
-
-    async def held(call: Callable[[float], Any]) -> None:
-        await zombie._deliver()  # noqa: SLF001 - the records, to the topic
-        await asyncio.to_thread(frozen.wait)
-        await commit(call)
-
-    zombie._finish = held  # type: ignore[method-assign]  # noqa: SLF001
-    loop = Loop()
-    task = loop.spawn(zombie.send([Letter(writing.failure(offset=0))]))
-
-    def arrived() -> bool:
-        loop.wait_any([task], 0.1)
-        return ends(apache_kafka, writing.topics.failed) > 0
-
-    wait_until(arrived, what="the record")
-    successor = writing.another()
-    successor.open(key)
-    successor.write([writing.failure(offset=0)])
-    successor.flush()
-    frozen.set()
-    with pytest.raises(KafkaException, match="fenced"):
-        loop.run(asyncio.wait_for(task, 10))
-    found = read_all(apache_kafka, writing.topics.failed)
-    assert [header(each, "dlq.offset") for each in found] == ["0"]
-
-
-def ends(broker: KafkaServer, topic: str) -> int:
-    """Count what was written to a topic, committed or not."""
-    isolation = {"group.id": "ends", "isolation.level": "read_uncommitted"}
-    consumer = Consumer({**broker.client_settings, **isolation})
-    try:
-        marks = [
-            consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
-            for number in range(4)
-        ]
-    finally:
-        consumer.close()
-    return sum(high for _, high in marks)
-
-
-def test_few_failures_are_written_within_a_second_or_so(writing: Writing) -> None:
-    """Without an end of an epoch, while the worker's loop is pumped."""
-    writing.writer.write([writing.failure()])
-
-    def written() -> bool:
-        writing.loop.pump()
-        return bool(writing.progress.totals()["failed"])
-
-    wait_until(written, timedelta(seconds=5), what="the record")
-
-
-@pytest.mark.apache_kafka
-def test_after_the_brokers_restart_everything_is_there_once(
-    writing: Writing, apache_kafka: ApacheKafka
-) -> None:
-    """What was not acknowledged when it was killed is sent again."""
-    failures = [writing.failure(noise(2_000), offset=number) for number in range(2_000)]
-    writing.deliver(failures[0])
-    writing.writer.write(failures[1:])
-    apache_kafka.kill()
-    apache_kafka.start()
-    writing.writer.flush()
-    found = read_all(apache_kafka, writing.topics.failed, at_least=2_000)
-    assert sorted(int(header(each, "dlq.offset") or -1) for each in found) == list(range(2_000))
-
-
-@pytest.mark.apache_kafka
-def test_what_is_sent_again_is_no_second_copy(writing: Writing) -> None:
-    """A broker that hangs past the time limit of a request has both in the end, and keeps one."""
-    limits = '{"socket.timeout.ms": 500, "request.timeout.ms": 500, "retry.backoff.ms": 50}'
-    writer = writing.another(KAFKA_PROPERTIES=limits)
-    writer.write([writing.failure(offset=0)])
-    writer.flush()
-    writing.broker.pause()
-    Timer(2, writing.broker.resume).start()
-    writer.write(writing.failure(offset=number) for number in range(1, 50))
-    writer.flush()
-    found = read_all(writing.broker, writing.topics.failed, at_least=50)
-    assert sorted(int(header(each, "dlq.offset") or -1) for each in found) == list(range(50))
-
-
-def test_a_full_queue_makes_write_wait(writing: Writing) -> None:
-    """The producer's queue is the bound; nothing is dropped when it is full."""
-    writer = writing.another(KAFKA_PROPERTIES='{"queue.buffering.max.messages": 10}')
-    writer.write(writing.failure(offset=number) for number in range(200))
-    writer.flush()
-    assert writing.progress.totals()["failed"] == 200
-
-
 @pytest.mark.apache_kafka
 def test_a_broker_that_refuses_transactions_is_found_at_start(writing: Writing) -> None:
     """By the check, and where a partition is taken over: with the name that needs the right."""
-    settings = writing.settings(KAFKA_PROPERTIES='{"transaction.timeout.ms": 2000000000}')
+    refused = '{"transaction.timeout.ms": 2000000000}'
     expected = f"^KAFKA_ERROR_TOPIC: no producer with .* such as {writing.topics.group}:…: .*time"
     with pytest.raises(DependencyError, match=expected):
-        check(settings)
+        check(writing.settings(KAFKA_PROPERTIES=refused))
     with pytest.raises(DeliveryError, match=expected):
-        writing.another(KAFKA_PROPERTIES='{"transaction.timeout.ms": 2000000000}').open("0-any")
-
-
-def test_the_sink_has_the_sources_partitions(writing: Writing) -> None:
-    """Under the same keys, so that each stays on the worker of its source partition."""
-    settings = writing.settings()
-    sink = DeadLetterSink(settings, writers=lambda: writing.writer, claim=lambda _key: None)
-    keys = sink.list_parts()
-    assert keys == [f"{number}-{writing.topics.transactions}" for number in range(4)]
-    assert [sorted(keys)[sink.part_fn(key)] for key in keys] == keys
-
-
-def test_a_snapshot_of_the_sink_waits_for_the_acknowledgement(writing: Writing) -> None:
-    """The epoch may end only then."""
-    settings = writing.settings()
-    claimed: list[str] = []
-    sink = DeadLetterSink(settings, writers=lambda: writing.writer, claim=claimed.append)
-    part = sink.build_part("failed", "0-transactions", None)
-    part.write_batch([writing.failure()])
-    part.snapshot()
-    assert claimed == ["0-transactions"]
-    assert writing.progress.totals()["failed"] == 1
+        writing.writer_of(KAFKA_PROPERTIES=refused).fence([PARTITION])

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -16,25 +17,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from lab.sample import transactions
-from lab.servers import KafkaServer, ModelApi, free_port
-from operators.engine.loop import Loop
-from operators.engine.shutdown import Stop
+from lab.servers import KafkaServer, ModelApi, free_port, wait_until
+from operators.engine.loop import EventLoop
 from operators.postgres.session import Session
 from tests.chaos.proxy import Cut, Proxy
+from tests.kit.environment import environment, settings_of
+from tests.kit.flow import Flow
+from tests.kit.kafka import Topics, produce
+from tests.kit.recovery import make_recovery, recovery_options
 from tests.monitoring.queries import expressions, named
-from tests.support import (
-    Flow,
-    Topics,
-    environment,
-    make_recovery,
-    produce,
-    recovery_options,
-    settings_of,
-    wait_until,
-)
 
 MESSAGES = 300
-
+until = partial(wait_until, limit=timedelta(seconds=60))
 
 OPEN = ("open", "half-open")
 DEAD_LETTERS = "fraud_dead_letters_total"
@@ -112,7 +106,7 @@ def stream(
         )  # fmt: skip
         probe = Probe(port)
         with Flow(tmp_path, everything, options) as flow:
-            wait_until(probe.is_ready, timedelta(seconds=20))
+            until(probe.is_ready)
             yield probe, flow
 
     return run
@@ -126,8 +120,8 @@ def test_a_stream_that_works_says_so(broker: KafkaServer, topics: Topics, stream
     """Ready once partitions are assigned; every message is in the metrics once."""
     with stream() as (probe, _):
         produce(broker, topics.transactions, [*_values(), b"{oops"])
-        wait_until(lambda: probe.metric("fraud_messages_stored_total") == MESSAGES)
-        wait_until(lambda: probe.metric("fraud_dead_letter_codes_total", code="not_json") == 1)
+        until(lambda: probe.metric("fraud_messages_stored_total") == MESSAGES)
+        until(lambda: probe.metric("fraud_dead_letter_codes_total", code="not_json") == 1)
 
         status, content = probe.health("ready")
         assert (status, content["status"]) == (200, "ok")
@@ -143,10 +137,8 @@ def test_a_stream_that_works_says_so(broker: KafkaServer, topics: Topics, stream
         assert probe.metric("fraud_model_requests_in_flight") == 0
         assert probe.metric("fraud_model_breakers", state="closed") == 1
         # Without recovery an epoch is ten seconds; an idle stream ends epochs too.
-        wait_until(
-            lambda: probe.metric("fraud_epoch_duration_seconds_count") >= 4, timedelta(seconds=25)
-        )
-        wait_until(lambda: probe.metric("fraud_commit_timestamp_seconds") > 4 * (time.time() - 60))
+        until(lambda: probe.metric("fraud_epoch_duration_seconds_count") >= 4)
+        until(lambda: probe.metric("fraud_commit_timestamp_seconds") > 4 * (time.time() - 60))
 
 
 def test_what_counts_failures_is_there_before_the_first(stream: Stream) -> None:
@@ -169,25 +161,24 @@ def test_what_counts_failures_is_there_before_the_first(stream: Stream) -> None:
 
 
 def test_a_stream_that_is_paused_is_alive_and_degraded(
-    broker: KafkaServer, topics: Topics, model_api: ModelApi, stream: Stream
+    broker: KafkaServer, topics: Topics, model_api: ModelApi, stream: Stream, tmp_path: Path
 ) -> None:
     """With the model down for longer than both limits it is neither ended nor taken out."""
+    recovery = make_recovery(tmp_path)
     with stream(
-        "-s", "0", BATCH_SIZE="10", SCORING_CONCURRENCY="2", LIVE_TIMEOUT="1", EPOCH_TIMEOUT="1",
-        MAX_RETRIES="0",
+        "-r", str(recovery), "-s", "0", "-b", "0", BATCH_SIZE="10", SCORING_CONCURRENCY="2",
+        LIVE_TIMEOUT="1", EPOCH_TIMEOUT="1", MAX_RETRIES="0",
     ) as (probe, _):  # fmt: skip
         model_api.control(name="outage")
         produce(broker, topics.transactions, _values(2_000))
-        wait_until(probe.is_paused)
-        until = time.monotonic() + 3
-        while time.monotonic() < until:
-            assert probe.health("live")[0] == 200
-            status, content = probe.health("ready")
-            assert (status, content["status"]) == (200, "degraded")
-        assert content["parts"]["epoch"]["seconds_since_end"] > 1
+        until(probe.is_paused)
+        until(lambda: probe.health("ready")[1]["parts"]["done"]["seconds_since_last"] > 1)
+        assert probe.health("live")[0] == 200
+        status, content = probe.health("ready")
+        assert (status, content["status"]) == (200, "degraded")
         model_api.reset()
-        wait_until(lambda: probe.metric("fraud_messages_stored_total") == 2_000)
-        wait_until(lambda: probe.health("ready")[1]["status"] == "ok")
+        until(lambda: probe.metric("fraud_messages_stored_total") == 2_000)
+        until(lambda: probe.health("ready")[1]["status"] == "ok")
 
 
 def test_a_broker_that_is_silent_shows_in_the_age_of_the_last_commit(
@@ -202,11 +193,11 @@ def test_a_broker_that_is_silent_shows_in_the_age_of_the_last_commit(
         return probe.metric("fraud_epoch_end_timestamp_seconds", partition="0") - committed()
 
     with stream(*recovery_options(make_recovery(tmp_path))) as (probe, _):
-        wait_until(lambda: committed() > 0)
+        until(lambda: committed() > 0)
         broker.pause()
-        wait_until(lambda: behind() > 3, timedelta(seconds=20))
+        until(lambda: behind() > 3)
         broker.resume()
-        wait_until(lambda: behind() < 1, timedelta(seconds=20))
+        until(lambda: behind() < 1)
 
 
 def test_a_cluster_that_does_not_come_together_is_not_alive_for_ever(
@@ -221,9 +212,9 @@ def test_a_cluster_that_does_not_come_together_is_not_alive_for_ever(
     addresses = f"127.0.0.1:{free_port()};127.0.0.1:{free_port()}"
     probe = Probe(port)
     with Flow(tmp_path, variables, ["-i", "0", "-a", addresses]):
-        wait_until(lambda: probe.health("live")[0] > 0)
+        until(lambda: probe.health("live")[0] > 0)
         assert probe.health("live") == (200, {"status": "assembling"})
-        wait_until(lambda: probe.health("live")[0] == 503)
+        until(lambda: probe.health("live")[0] == 503)
         assert "not assembled" in probe.health("live")[1]["reason"]
         status, content = probe.health("ready")
         assert (status, content["parts"]["partitions"]["ok"]) == (503, False)
@@ -233,7 +224,7 @@ def test_a_cluster_that_does_not_come_together_is_not_alive_for_ever(
 def test_a_process_of_a_cluster_is_ready_when_it_has_all_its_partitions(
     broker: KafkaServer, topics: Topics, database_url: str, model_api: ModelApi, tmp_path: Path
 ) -> None:
-    """Not before the cluster is there, and not with a part of them; the other may be ready."""
+    """Not before the cluster is there, nor before its locks are free; the other may be ready."""
     ports, addresses = [free_port(), free_port()], [free_port(), free_port()]
     probes = [Probe(port) for port in ports]
 
@@ -258,14 +249,14 @@ def test_a_process_of_a_cluster_is_ready_when_it_has_all_its_partitions(
         assert [partitions(number) for number in (0, 1)] == [(503, 0, None)] * 2
 
         # Another has the last partition of the first process.
-        other = Session(settings_of(variables), loop=Loop(), stop=Stop(timedelta(seconds=5)))
+        other = Session(settings_of(variables))
         running.callback(other.close)
-        other.claim(f"2-{topics.transactions}")
+        EventLoop().run(other.claim([f"2-{topics.transactions}"]))
         network.heal()
-        wait_until(lambda: partitions(1) == (200, 2, 2), timedelta(seconds=20))
-        wait_until(lambda: partitions(0) == (503, 1, 2))
+        until(lambda: partitions(1) == (200, 2, 2))
+        assert partitions(0) == (503, 0, 2)  # all of a worker are taken over together
         other.close()
-        wait_until(lambda: partitions(0) == (200, 2, 2))
+        until(lambda: partitions(0) == (200, 2, 2))
 
 
 def test_a_stream_that_is_told_to_end_is_not_ready(
@@ -275,9 +266,9 @@ def test_a_stream_that_is_told_to_end_is_not_ready(
     with stream(STOP_TIMEOUT="6") as (probe, flow):
         model_api.control(name="hang")
         produce(broker, topics.transactions, _values())
-        wait_until(lambda: model_api.state()["in_flight"] > 0)
+        until(lambda: model_api.state()["in_flight"] > 0)
         flow.signal(SIGTERM)
-        wait_until(lambda: probe.health("ready")[1].get("status") == "stopping")
+        until(lambda: probe.health("ready")[1].get("status") == "stopping")
         assert probe.health("ready")[0] == 503
         assert probe.health("live") == (200, {"status": "ok"})
         assert model_api.state()["in_flight"] > 0
@@ -316,7 +307,7 @@ def test_json_logs_have_worker_and_partition(
         broker, topics, database_url=database_url, model_url=model_api.url, LOG_FORMAT="json"
     )
     with Flow(tmp_path, variables, ["-w", "2"]) as flow:
-        wait_until(lambda: flow.output().count("source.start") == 4, timedelta(seconds=20))
+        until(lambda: flow.output().count("source.start") == 4)
         lines = [json.loads(line) for line in flow.lines() if line.startswith("{")]
     started = {(line["worker"], line["partition"]) for line in lines if "partition" in line}
     assert started == {(0, 0), (1, 1), (0, 2), (1, 3)}

@@ -5,14 +5,11 @@ from pathlib import Path
 import pytest
 
 from lab.servers import KafkaServer, ModelApi, Postgres, free_port
-from tests.support import (
-    Flow,
-    Topics,
-    environment,
-    make_recovery,
-    query,
-    recovery_options,
-)
+from tests.kit.environment import environment
+from tests.kit.flow import Flow
+from tests.kit.kafka import Topics
+from tests.kit.postgres import query
+from tests.kit.recovery import make_recovery, recovery_options
 
 SECRETS = {"ML_API_TOKEN": "t0ken-of-the-model", "KAFKA_SASL_PASSWORD": "b1g-secret"}
 

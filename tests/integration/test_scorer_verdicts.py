@@ -1,7 +1,6 @@
 """What the scorer makes of a batch that fails: who is the culprit, and whether there is one."""
 
 import asyncio
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,19 +8,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from operators.model import breaker, scorer
 from operators.model.scorer import Outcome, Scorer
 from operators.records import Failure, Scored
-from tests import factories
-from tests.serving import predictions, run_scorer
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries and probes come at once, or these tests would wait."""
-    monkeypatch.setattr(scorer, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(breaker, "LONGEST_PAUSE", 0.02)
+from tests.kit import factories
+from tests.kit.serving import QUICK, failures, predictions, run_scorer, until
 
 
 class Server:
@@ -50,43 +40,12 @@ class Server:
         return web.json_response({"detail": detail}, status=self.status)
 
 
-def _failures(outcomes: list[Outcome]) -> dict[int, Failure]:
-    return {o.message.offset: o for o in outcomes if isinstance(o, Failure)}
-
-
-@pytest.mark.parametrize(
-    "blame",
-    [
-        lambda size: [size + 83],
-        lambda _size: [-1],
-        lambda size: list(range(size)),
-    ],
-    ids=["behind the end", "before the beginning", "everybody"],
-)
-def test_a_blame_that_is_of_no_use_costs_little(blame: Callable[[int], list[int]]) -> None:
-    """The culprit is found by halves, and nobody else is rejected."""
-    server = Server(422, blame)
-    outcomes = run_scorer(server, lambda it: it.score(factories.batch(64, poison=[21])))
-    assert list(_failures(outcomes)) == [21]
-    assert len(outcomes) == 64
-    # Of eight who are named each is asked for alone, where halves would cost six.
-    assert len(server.sizes) - 1 <= 2 * math.log2(64) + 2
-
-
-def test_a_batch_in_which_all_are_named_has_no_rest() -> None:
-    """Each is asked for alone, and nothing else is."""
-    server = Server(422, lambda size: list(range(size)))
-    outcomes = run_scorer(server, lambda it: it.score(factories.batch(3, poison=[0, 1, 2])))
-    assert sorted(_failures(outcomes)) == [0, 1, 2]
-    assert server.sizes == [3, 1, 1, 1]
-
-
 @pytest.mark.parametrize(("size", "parts"), [(1, 1), (2, 2), (4, 3), (8, 4)])
 def test_a_dead_letter_says_how_often_it_was_sent(size: int, parts: int) -> None:
     """Alone and as part of others."""
     server = Server(400)
     outcomes = run_scorer(server, lambda it: it.score(factories.batch(size, poison=[0])))
-    [failure] = _failures(outcomes).values()
+    [failure] = failures(outcomes).values()
     assert failure.attempts == server.poisoned == parts
 
 
@@ -94,14 +53,9 @@ def test_one_that_breaks_the_server_says_how_often_it_was_sent() -> None:
     """With all retries as part of its batch, once in a half, and with all retries alone."""
     server = Server(500)
     outcomes = run_scorer(server, lambda it: it.score(factories.batch(2, poison=[0])))
-    [failure] = _failures(outcomes).values()
+    [failure] = failures(outcomes).values()
     assert failure.disposition == "exhausted"
     assert failure.attempts == server.poisoned == 4 + 1 + 4
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - the server is asked by nobody else
-        await asyncio.sleep(0.001)
 
 
 def test_a_batch_of_nothing_but_culprits_is_cut_if_others_succeed() -> None:
@@ -114,35 +68,36 @@ def test_a_batch_of_nothing_but_culprits_is_cut_if_others_succeed() -> None:
             await subject.score(factories.batch(1, start=10))
         return task.result()
 
-    failures = _failures(run_scorer(server, work))
-    assert sorted(failures) == [0, 1]
-    assert {failure.disposition for failure in failures.values()} == {"exhausted"}
+    given_up = failures(run_scorer(server, work))
+    assert sorted(given_up) == [0, 1]
+    assert {failure.disposition for failure in given_up.values()} == {"exhausted"}
 
 
-def test_its_own_failures_are_not_held_against_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_own_failures_are_not_held_against_a_server() -> None:
     """One success of others, while a transaction fails with all its retries, says enough."""
-    monkeypatch.setattr(breaker, "FAILURES", 100)  # others would wait for what waits for them here
     server = Server(500)
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         response = await server(request)
         if response.status == 500 and server.poisoned % 4 == 2:
             number = len(server.sizes)
-            await _until(lambda: len(server.sizes) > number)
+            await until(lambda: len(server.sizes) > number)
         return response
 
     async def work(subject: Scorer) -> list[Outcome]:
         task = asyncio.create_task(subject.score(factories.batch(1, poison=[0])))
 
         async def succeed(during: int) -> None:
-            await _until(lambda: server.poisoned == during)
+            await until(lambda: server.poisoned == during)
             await subject.score(factories.batch(3, start=10))
 
         await succeed(2)
         await succeed(6)
         return await task
 
-    [failure] = _failures(run_scorer(answer, work)).values()
+    # No breaker: others would wait for what waits for them here.
+    outcomes = run_scorer(answer, work, pauses=QUICK | {"failures": 100})
+    [failure] = failures(outcomes).values()
     assert failure.attempts == server.poisoned == 8
     assert server.sizes.count(3) == 2
 
@@ -170,7 +125,7 @@ def test_a_server_that_often_fails_others_too_is_sick() -> None:
             await subject.score(factories.batch(1, start=10))
         return task.result()
 
-    [failure] = _failures(run_scorer(answer, work)).values()
+    [failure] = failures(run_scorer(answer, work)).values()
     assert failure.attempts >= 24
 
 
@@ -193,7 +148,7 @@ def test_one_success_of_what_passed_before_is_not_enough() -> None:
         nonlocal sick
         await subject.score(factories.batch(1, start=1))
         task = asyncio.create_task(subject.score(factories.batch(1, poison=[0])))
-        await _until(lambda: comparisons > 10 or task.done())
+        await until(lambda: comparisons > 10 or task.done())
         assert not task.done()
         sick = False
         return await task
@@ -210,18 +165,18 @@ def test_what_is_refused_by_a_server_that_takes_others_waits_for_nobody() -> Non
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         response = await server(request)
         if response.status == 400:
-            await _until(lambda: 3 in server.sizes)
+            await until(lambda: 3 in server.sizes)
         return response
 
     async def work(subject: Scorer) -> list[Outcome]:
         await subject.score(factories.batch(2, start=20))
         task = asyncio.create_task(subject.score(factories.batch(1, poison=[0])))
-        await _until(lambda: server.poisoned == 1)
+        await until(lambda: server.poisoned == 1)
         others = await subject.score(factories.batch(3, start=10))
         assert all(isinstance(outcome, Scored) for outcome in others)
         return await task
 
-    assert list(_failures(run_scorer(answer, work))) == [0]
+    assert list(failures(run_scorer(answer, work))) == [0]
     assert server.sizes == [2, 1, 3]
 
 
@@ -238,7 +193,7 @@ def test_several_culprits_at_once_are_all_found(batches: int, size: int) -> None
         return await asyncio.gather(*tasks)
 
     outcomes = [outcome for some in run_scorer(server, work) for outcome in some]
-    assert sorted(_failures(outcomes)) == culprits
+    assert sorted(failures(outcomes)) == culprits
     assert len(outcomes) == batches * size
 
 
@@ -255,7 +210,7 @@ def test_batches_of_nothing_but_culprits_are_cut() -> None:
         return await asyncio.gather(*tasks)
 
     outcomes = [outcome for some in run_scorer(server, work) for outcome in some]
-    assert sorted(_failures(outcomes)) == [*range(100, 104), *range(200, 204)]
+    assert sorted(failures(outcomes)) == [*range(100, 104), *range(200, 204)]
 
 
 def test_a_part_that_passes_by_chance_is_no_proof_that_a_server_is_well() -> None:
@@ -282,20 +237,17 @@ def test_a_part_that_passes_by_chance_is_no_proof_that_a_server_is_well() -> Non
             factories.batch(8, start=start, poison=[start + 7]) for start in range(0, 400, 100)
         ]
         tasks = [asyncio.create_task(subject.score(batch)) for batch in batches]
-        await _until(lambda: asked > 150)
+        await until(lambda: asked > 150)
         sick = False
         return await asyncio.gather(*tasks)
 
     outcomes = [outcome for some in run_scorer(answer, work) for outcome in some]
-    assert not _failures(outcomes)
+    assert not failures(outcomes)
     assert len(outcomes) == 4 * 8
 
 
-def test_what_is_suspected_is_no_proof_that_a_server_is_well(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_is_suspected_is_no_proof_that_a_server_is_well() -> None:
     """Of what failed before some pass at last; its failures do not count, nor does this."""
-    monkeypatch.setattr(breaker, "FAILURES", 1_000)  # nothing waits for a probe here
     sick = True
     poisoned = 0
     asked: Counter[str] = Counter()
@@ -324,14 +276,15 @@ def test_what_is_suspected_is_no_proof_that_a_server_is_well(
             asyncio.create_task(subject.score(factories.batch(1, start=start)))
             for start in range(10, 16)
         ]
-        await _until(lambda: len(held) == len(others))
+        await until(lambda: len(held) == len(others))
         task = asyncio.create_task(subject.score(factories.batch(1, poison=[0])))
-        await _until(lambda: poisoned == len(others) or task.done())
+        await until(lambda: poisoned == len(others) or task.done())
         assert not task.done()
         sick = False
         await asyncio.gather(*others)
         return await task
 
-    [outcome] = run_scorer(answer, work, max_retries=0)
+    # No breaker: nothing waits for a probe here.
+    [outcome] = run_scorer(answer, work, pauses=QUICK | {"failures": 1_000}, max_retries=0)
     assert isinstance(outcome, Failure)
     assert outcome.disposition == "exhausted"

@@ -10,10 +10,11 @@ import pytest
 from aiohttp import web
 
 from operators.errors import ScoringError
-from operators.model.client import ScoringApi, UnavailableError
+from operators.model.client import ModelClient
+from operators.model.errors import UnavailableError
 from operators.records import Prediction
-from tests import factories
-from tests.serving import Answer, predictions, serving
+from tests.kit import factories
+from tests.kit.serving import Answer, predictions, serving
 
 
 def _ask(
@@ -25,12 +26,12 @@ def _ask(
     async def run() -> list[dict[UUID, Prediction]]:
         async with serving(answer) as url:
             given = {"ml_api_url": url.replace("127.0.0.1", host)} | overrides
-            api = ScoringApi(factories.settings(**given))
+            client = ModelClient(factories.settings(**given))
             try:
-                async with asyncio.timeout(10):
-                    return [await api.ask(transactions) for _ in range(requests)]
+                async with asyncio.timeout(60):
+                    return [await client.predict(transactions) for _ in range(requests)]
             finally:
-                await api.close()
+                await client.close()
 
     return asyncio.run(run())
 
@@ -232,12 +233,14 @@ def test_as_many_connections_as_requests() -> None:
         return await _right(request)
 
     async def run() -> None:
-        async with serving(answer) as url, asyncio.timeout(10):
-            api = ScoringApi(factories.settings(ml_api_url=url))
+        async with serving(answer) as url, asyncio.timeout(60):
+            client = ModelClient(factories.settings(ml_api_url=url))
             try:
-                await asyncio.gather(*(api.ask([factories.transaction()]) for _ in range(many)))
+                await asyncio.gather(
+                    *(client.predict([factories.transaction()]) for _ in range(many))
+                )
             finally:
-                await api.close()
+                await client.close()
 
     asyncio.run(run())
 
@@ -260,12 +263,12 @@ def test_the_contract_says_where_to(contract: str, path: str, below: str) -> Non
             settings = factories.settings(
                 ml_api_url=url + below, ml_api_contract=contract, ml_api_model="of-mine"
             )
-            api = ScoringApi(settings)
+            client = ModelClient(settings)
             try:
                 with pytest.raises(UnavailableError):
-                    await api.ask([factories.transaction()])
+                    await client.predict([factories.transaction()])
             finally:
-                await api.close()
+                await client.close()
 
     asyncio.run(run())
     assert seen == [below.rstrip("/") + path]
@@ -318,12 +321,12 @@ def test_a_token_that_changes_under_several_requests_stops_none(
         return await _right(request) if sent == "Bearer new" else web.Response(status=401)
 
     async def run() -> None:
-        async with serving(answer) as url, asyncio.timeout(10):
-            api = ScoringApi(factories.settings(ml_api_url=url, **OLD))
+        async with serving(answer) as url, asyncio.timeout(60):
+            client = ModelClient(factories.settings(ml_api_url=url, **OLD))
             try:
-                await asyncio.gather(*(api.ask([factories.transaction()]) for _ in range(3)))
+                await asyncio.gather(*(client.predict([factories.transaction()]) for _ in range(3)))
             finally:
-                await api.close()
+                await client.close()
 
     asyncio.run(run())
     assert seen == ["Bearer old"] * 3 + ["Bearer new"] * 3

@@ -16,8 +16,16 @@ import pytest
 from confluent_kafka import KafkaException, Message
 from confluent_kafka.admin import AdminClient
 
-from lab.servers import ApacheKafka, KafkaServer, ModelApi, Postgres, Server, ServerError
-from tests.support import Outgoing, Topics, produce, read_all, wait_until
+from lab.servers import (
+    ApacheKafka,
+    KafkaServer,
+    ModelApi,
+    Postgres,
+    Server,
+    ServerError,
+    wait_until,
+)
+from tests.kit.kafka import Outgoing, Topics, produce, read_all
 
 CHECKOUT = Path(__file__).parents[2]
 

@@ -11,14 +11,14 @@ from signal import SIGINT, SIGTERM, Signals
 import pytest
 
 from lab.servers import wait_until
-from tests.support import CHECKOUT
+from tests.kit.checkout import CHECKOUT
 
 LIMIT = 20  # seconds
 
 BEGIN = f"""
 import sys
 from datetime import timedelta
-import dataflow
+import startup
 from operators.engine.shutdown import Stop
 from telemetry import Health, Progress, log, log_to_stderr
 
@@ -31,9 +31,9 @@ health = Health(Progress(), workers=1, live_timeout=limit, epoch_timeout=limit)
 LINE = """
 log.warning("x" * 1_000_000)
 """
-STARTING = "dataflow._end_on_signals()" + LINE
+STARTING = "startup._end_on_signals()" + LINE
 RUNNING = f"""
-reporter = dataflow._stop_on_signals(stop, health)
+reporter = startup._stop_on_signals(stop, health)
 {LINE}
 reporter.join({LIMIT})
 sys.exit(0 if stop.requested and not health.ready()[0] else 3)

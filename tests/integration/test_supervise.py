@@ -10,7 +10,8 @@ from signal import SIGINT, SIGKILL, SIGTERM, Signals
 
 import pytest
 
-from tests.support import CHECKOUT, wait_until
+from lab.servers import wait_until
+from tests.kit.checkout import CHECKOUT
 
 LIMIT = 20
 QUICK = """

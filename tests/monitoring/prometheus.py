@@ -7,7 +7,8 @@ import httpx
 import yaml
 
 from lab.servers import Server, free_port
-from tests.support import CHECKOUT, installed
+from tests.kit.checkout import CHECKOUT
+from tests.kit.programs import installed
 
 __all__ = ["Prometheus"]
 

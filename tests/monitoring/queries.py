@@ -10,7 +10,7 @@ import yaml
 from prometheus_client import REGISTRY
 
 from telemetry import metrics
-from tests.support import CHECKOUT
+from tests.kit.checkout import CHECKOUT
 
 __all__ = ["DASHBOARD", "RULES", "Query", "expressions", "named", "panels", "queries", "unknown"]
 

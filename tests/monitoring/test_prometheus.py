@@ -9,18 +9,13 @@ import pytest
 import yaml
 
 from lab.sample import transactions
-from lab.servers import KafkaServer, ModelApi, free_port
+from lab.servers import KafkaServer, ModelApi, free_port, wait_until
+from tests.kit.environment import environment
+from tests.kit.flow import Flow
+from tests.kit.kafka import Topics, produce
+from tests.kit.recovery import make_recovery, recovery_options
 from tests.monitoring.prometheus import Prometheus
 from tests.monitoring.queries import RULES, Query, queries
-from tests.support import (
-    Flow,
-    Topics,
-    environment,
-    make_recovery,
-    produce,
-    recovery_options,
-    wait_until,
-)
 
 pytestmark = pytest.mark.prometheus
 

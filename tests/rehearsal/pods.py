@@ -17,8 +17,8 @@ import httpx
 import psutil
 
 from lab.servers import Server
+from tests.kit.checkout import CHECKOUT
 from tests.rehearsal.manifests import Manifests
-from tests.support import CHECKOUT
 
 __all__ = ["Container", "Pod", "Volumes"]
 

@@ -13,9 +13,11 @@ import yaml
 
 from lab.sample import transactions
 from lab.servers import KafkaServer, ModelApi, Postgres, free_port, wait_until
+from tests.kit.flow import Flow
+from tests.kit.kafka import Outgoing, produce
+from tests.kit.postgres import query
 from tests.rehearsal.manifests import KUBERNETES, Manifests
 from tests.rehearsal.pods import Container, Pod, Volumes
-from tests.support import Flow, Outgoing, produce, query
 
 __all__ = ["Rehearsal"]
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.kit.checkout import CHECKOUT
 from tests.monitoring.queries import RULES, named, unknown
-from tests.support import CHECKOUT
 
 TESTS = CHECKOUT / "monitoring" / "tests" / "fraud-scoring.yaml"
 RUNBOOKS = (CHECKOUT / "docs" / "runbooks.md").read_text()

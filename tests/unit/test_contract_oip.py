@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from operators.model.contracts import CONTRACTS, OIP, BadAnswerError
 from operators.records import Prediction
-from tests.factories import transaction
+from tests.kit.factories import transaction
 
 IDS = [UUID(int=number) for number in range(1, 4)]
 CARD = "4111 1111"

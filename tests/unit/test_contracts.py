@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from operators.model.contracts import NATIVE, BadAnswerError
 from operators.records import Prediction
-from tests.factories import ID, transaction
+from tests.kit.factories import ID, transaction
 
 MARKER = "SECRET"
 OTHER = UUID("11111111-2222-3333-4444-555555555555")

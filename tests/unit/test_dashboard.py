@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.kit.checkout import CHECKOUT
 from tests.monitoring.queries import DASHBOARD, RULES, Query, named, panels, queries, unknown
-from tests.support import CHECKOUT
 
 # Okabe and Ito's, which also those can tell apart who do not see all colours.
 COLOURS = {"#0072B2", "#E69F00", "#D55E00", "#56B4E9", "#009E73", "#CC79A7"}

@@ -8,11 +8,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from operators.dead_letters.envelope import CUT_LENGTH, Record, cut, original, seal
+from operators.dead_letters.envelope import (
+    CUT_LENGTH,
+    Origin,
+    Record,
+    text_headers,
+    to_message,
+    to_record,
+    truncate,
+)
 from operators.decode import parse_json
 from operators.records import Message
-from tests.factories import failure, message, transaction_text
+from tests.kit.factories import failure, message, transaction_text
 
+GROUP = "fraud-scoring"
 NAMES = st.text(st.characters(codec="utf-8"), max_size=10)
 HEADERS = st.lists(
     st.tuples(
@@ -43,7 +52,7 @@ MESSAGES = st.builds(
     partition=st.integers(0, 10_000),
     offset=st.integers(0, 2**63 - 1),
     timestamp=st.integers(-1, 2**63 - 1),
-    restored=st.just(value=False),  # the stream's own, and nothing that a record has to tell
+    fetch=st.none(),
 )
 
 
@@ -65,13 +74,13 @@ def _ours(record: Record) -> dict[str, bytes | None]:
 @example(of=message(headers=[("a", b"1"), ("a", None), ("a", b"\xff")]))
 def test_the_original_message_can_be_read_back(of: Message) -> None:
     """Key, value, headers, position and time, exactly, whatever they are."""
-    assert original(seal(failure(of=of))) == of
+    assert to_message(to_record(failure(of=of), GROUP)) == of
 
 
 @given(of=MESSAGES)
 def test_the_value_is_a_json_object(of: Message) -> None:
     """Of three fields, and for what is not UTF-8 a fourth."""
-    envelope = json.loads(seal(failure(of=of, error="field: rule")).value)
+    envelope = json.loads(to_record(failure(of=of, error="field: rule"), GROUP).value)
 
     assert envelope.keys() - {"original"} == {"transaction", "error", "timestamp"}
     assert envelope["error"] == "field: rule"
@@ -94,7 +103,7 @@ def test_the_transaction_is_what_came_as_readable_as_can_be(
     value: bytes | None, encoding: bytes, transaction: object
 ) -> None:
     """The JSON as it came, else its text; `dlq.encoding` tells which."""
-    record = seal(failure(of=message(value=value)))
+    record = to_record(failure(of=message(value=value)), GROUP)
 
     assert json.loads(record.value)["transaction"] == transaction
     assert _ours(record)["dlq.encoding"] == encoding
@@ -104,19 +113,21 @@ def test_json_stands_in_the_envelope_verbatim() -> None:
     """Not parsed and written again: spaces and the spelling of numbers are the producer's."""
     value = b'{ "amount": 12345678901234.56780, "id": 1e2 }'
 
-    assert seal(failure(of=message(value=value))).value.startswith(b'{"transaction":' + value)
+    assert to_record(failure(of=message(value=value)), GROUP).value.startswith(
+        b'{"transaction":' + value
+    )
 
 
 def test_bytes_that_are_no_text_are_there_as_base64() -> None:
     """For tools that read the envelope without this project."""
-    envelope = json.loads(seal(failure(of=message(value=b"\xff\x00"))).value)
+    envelope = json.loads(to_record(failure(of=message(value=b"\xff\x00")), GROUP).value)
 
     assert base64.b64decode(envelope["original"]) == b"\xff\x00"
 
 
 def test_the_timestamp_is_when_it_failed() -> None:
     """In UTC, not the message's own, which is in a header."""
-    time = datetime.fromisoformat(json.loads(seal(failure()).value)["timestamp"])
+    time = datetime.fromisoformat(json.loads(to_record(failure(), GROUP).value)["timestamp"])
 
     assert time.utcoffset() == timedelta(0)
     assert abs(datetime.now(UTC) - time) < timedelta(minutes=1)
@@ -134,8 +145,8 @@ def test_the_record_has_the_key_and_headers_of_the_message_and_its_own() -> None
         timestamp=1_767_600_000_000,
     )
 
-    record = seal(
-        failure(of=of, stage="score", disposition="rejected", code="status.422", attempts=4)
+    record = to_record(
+        failure(of=of, stage="score", disposition="rejected", code="status.422", attempts=4), GROUP
     )
 
     assert record.key == b"k"
@@ -146,6 +157,7 @@ def test_the_record_has_the_key_and_headers_of_the_message_and_its_own() -> None
         ("dlq.topic", b"transactions"),
         ("dlq.partition", b"3"),
         ("dlq.offset", b"7"),
+        ("dlq.group", b"fraud-scoring"),
         ("dlq.timestamp", b"1767600000000"),
         ("dlq.stage", b"score"),
         ("dlq.disposition", b"rejected"),
@@ -157,10 +169,49 @@ def test_the_record_has_the_key_and_headers_of_the_message_and_its_own() -> None
     ]
 
 
+def test_a_dead_letter_belongs_to_the_stream_that_wrote_it() -> None:
+    """Other groups and other topics may share the error topic."""
+    record = to_record(failure(of=message(topic="a", partition=3, offset=7)), GROUP)
+
+    origin = Origin.read(text_headers(record.headers))
+
+    assert origin == Origin(GROUP, "a", 3, 7)
+    assert origin.belongs_to(GROUP, "a")
+    assert not origin.belongs_to("another", "a")
+    assert not origin.belongs_to(GROUP, "another")
+
+
+def test_a_dead_letter_of_version_0_1_0_belongs_to_whoever_reads_it() -> None:
+    """It names no group; its topic counts all the same."""
+    headers = to_record(failure(of=message(topic="a")), GROUP).headers
+
+    origin = Origin.read(text_headers([each for each in headers if each[0] != "dlq.group"]))
+
+    assert origin is not None
+    assert origin.belongs_to(GROUP, "a")
+    assert origin.belongs_to("another", "a")
+    assert not origin.belongs_to(GROUP, "another")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"dlq.replayed": "a-0-1"},
+        {"dlq.topic": "a", "dlq.partition": "0"},
+        {"dlq.topic": "a", "dlq.partition": "0", "dlq.offset": "x"},
+    ],
+)
+def test_what_is_no_dead_letter_has_no_origin(headers: dict[str, str]) -> None:
+    """Marks of replays, and records of others."""
+    assert Origin.read(headers) is None
+
+
 def test_the_same_failure_has_the_same_id() -> None:
     """Also when it is written again after a crash, and no other message's failure has it."""
     first, again, other = (
-        _ours(seal(failure(of=message(offset=offset))))["dlq.id"] for offset in (1, 1, 2)
+        _ours(to_record(failure(of=message(offset=offset)), GROUP))["dlq.id"]
+        for offset in (1, 1, 2)
     )
 
     assert first == again
@@ -169,11 +220,13 @@ def test_the_same_failure_has_the_same_id() -> None:
 
 def test_a_replayed_message_keeps_its_count_and_nothing_else_of_its_past() -> None:
     """Of the `dlq.` headers that it came with, only the number of replays is carried over."""
-    past = seal(failure(of=message(headers=[("a", b"1")], offset=7), attempts=9)).headers
+    past = to_record(
+        failure(of=message(headers=[("a", b"1")], offset=7), attempts=9), GROUP
+    ).headers
     replayed = [(name, b"2" if name == "dlq.replays" else value) for name, value in past]
     of = message(headers=[*replayed, ("dlq.cut", b"value"), ("b", b"2")], offset=70)
 
-    record = seal(failure(of=of, attempts=1))
+    record = to_record(failure(of=of, attempts=1), GROUP)
 
     ours = _ours(record)
     assert ours["dlq.replays"] == b"2"
@@ -181,7 +234,7 @@ def test_a_replayed_message_keeps_its_count_and_nothing_else_of_its_past() -> No
     assert "dlq.cut" not in ours
     names = [name for name, _ in record.headers]
     assert len(names) == len(set(names))
-    assert original(record) == of._replace(headers=[("a", b"1"), ("b", b"2")])
+    assert to_message(record) == of._replace(headers=[("a", b"1"), ("b", b"2")])
 
 
 @pytest.mark.parametrize("count", [None, b"\xff"], ids=["none", "not UTF-8"])
@@ -189,7 +242,7 @@ def test_a_strange_count_of_replays_is_no_obstacle(count: bytes | None) -> None:
     """Anybody can write headers."""
     of = message(headers=[("dlq.replays", count)])
 
-    assert original(seal(failure(of=of))) == of._replace(headers=[])
+    assert to_message(to_record(failure(of=of), GROUP)) == of._replace(headers=[])
 
 
 @pytest.mark.parametrize(
@@ -204,7 +257,7 @@ def test_a_strange_count_of_replays_is_no_obstacle(count: bytes | None) -> None:
 )
 def test_a_record_of_others_has_no_original(headers: list[tuple[str, bytes | None]]) -> None:
     """Whatever else is in the topic does not stop who reads it."""
-    assert original(Record(None, b"anything", headers)) is None
+    assert to_message(Record(None, b"anything", headers)) is None
 
 
 @pytest.mark.parametrize(
@@ -220,7 +273,7 @@ def test_a_cut_record_is_small_and_still_json(value: bytes) -> None:
     """Whatever was large, so that no record is ever too large for the topic."""
     of = message(value=value, key=b"k" * 1_000_000, headers=[("a", b"x" * 1_000_000)] * 2)
 
-    record = cut(failure(of=of, error="field: rule"))
+    record = truncate(failure(of=of, error="field: rule"), GROUP)
 
     headers = sum(len(name) + len(header or b"") for name, header in record.headers)
     assert len(record.value) + len(record.key or b"") + headers < 100_000
@@ -229,7 +282,7 @@ def test_a_cut_record_is_small_and_still_json(value: bytes) -> None:
 
 def test_a_cut_record_begins_like_the_original() -> None:
     """Enough to recognise it; all of it stays readable at its position."""
-    record = cut(failure(of=message(value=b"abc" * 1_000_000, partition=3, offset=7)))
+    record = truncate(failure(of=message(value=b"abc" * 1_000_000, partition=3, offset=7)), GROUP)
 
     assert json.loads(record.value)["transaction"] == ("abc" * CUT_LENGTH)[:CUT_LENGTH]
     assert _ours(record)["dlq.id"] == b"transactions-3-7"
@@ -255,7 +308,7 @@ def test_a_cut_record_names_what_is_missing(
     key: bytes | None, headers: list[tuple[str, bytes | None]], missing: bytes
 ) -> None:
     """What is not named is there."""
-    record = cut(failure(of=message(value=LARGE, key=key, headers=headers)))
+    record = truncate(failure(of=message(value=LARGE, key=key, headers=headers)), GROUP)
 
     assert record.headers[-1] == ("dlq.cut", missing)
     assert record.key == (None if b"key" in missing else key)
@@ -265,7 +318,7 @@ def test_a_cut_record_names_what_is_missing(
 
 def test_a_cut_record_has_no_original() -> None:
     """A replay must not send the beginning of a message as if it were the message."""
-    assert original(cut(failure())) is None
+    assert to_message(truncate(failure(), GROUP)) is None
 
 
 @given(value=JSON_VALUES)
@@ -278,4 +331,4 @@ def test_only_what_the_stream_itself_takes_for_json_is_json(value: bytes) -> Non
     else:
         expected = b"json"
 
-    assert _ours(seal(failure(of=message(value=value))))["dlq.encoding"] == expected
+    assert _ours(to_record(failure(of=message(value=value)), GROUP))["dlq.encoding"] == expected

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from telemetry import Health, Progress, beat, name_worker, routes, serve
+from telemetry import Health, Progress, beat, move_breaker, name_worker, routes, serve
 from telemetry.server import MOST_AT_ONCE, Response
 
 LIVE, EPOCH = timedelta(seconds=120), timedelta(seconds=60)
@@ -124,6 +124,27 @@ def test_ready_needs_epochs_that_end(tick: Tick) -> None:
     assert (ok, content["status"], content["parts"]["epoch"]["ok"]) == (False, "not ready", False)
 
     progress.epoch_ended(1)
+    assert health.ready()[0]
+
+
+def test_ready_needs_messages_that_are_finished(tick: Tick) -> None:
+    """Epochs end whatever the database does: the worker that is furthest behind counts."""
+    progress = Progress()
+    health = _working(progress, partitions=1)
+    progress.in_hand(0, 5, moves=True)
+    progress.in_hand(1, 0, moves=True)
+    tick(61)
+    progress.epoch_ended(0)
+    progress.in_hand(0, 5, moves=False)
+    progress.in_hand(1, 0, moves=True)
+    ok, content = health.ready()
+    assert (ok, content["status"], content["parts"]["done"]["ok"]) == (False, "not ready", False)
+
+    move_breaker(None, "open")  # of an outage of the model the breaker tells
+    assert health.ready()[0]
+    move_breaker("open", None)
+
+    progress.in_hand(0, 5, moves=True)
     assert health.ready()[0]
 
 

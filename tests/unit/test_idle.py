@@ -4,69 +4,51 @@ from collections.abc import Callable
 
 import pytest
 
-from operators.engine.epochs import Pace
-from operators.engine.idle import AWAKE, QUIET_AFTER, Idle, patience
+from operators.engine.epochs import EpochPacer
+from operators.engine.idle import AWAKE, MOST, QUIET_AFTER, WAIT_SHARE, IdleWait
 
-LONG = 60.0
+Clock = Callable[[float], None]
 
 
 @pytest.fixture
-def idle(pace: Pace, clock: Callable[[float], None]) -> Idle:
-    """Of a worker whose next epoch begins at 10, and that had no message since 0."""
-    clock(0)
-    idle = Idle(pace)
+def idle(pacer: EpochPacer, clock: Clock) -> IdleWait:
+    """Of a worker whose next epoch begins at 10, and that had a message then."""
     clock(10)
-    return idle
+    return IdleWait(pacer)
 
 
-@pytest.mark.parametrize(
-    ("silence", "wait"), [(0.0, 0.01), (0.2, 0.01), (1.0, 0.05), (2.0, 0.1), (LONG, 0.1)]
-)
-def test_a_message_waits_for_a_share_of_the_silence_before_it(silence: float, wait: float) -> None:
-    """Not less than it costs to look, and not more than anybody would notice."""
-    assert patience(silence) == pytest.approx(wait)
-
-
-def test_a_worker_sleeps_on_the_partition_that_had_the_last_message(
-    idle: Idle, clock: Callable[[float], None]
-) -> None:
-    """The others are looked at in between."""
-    idle.came("0-t")
-    idle.came("1-t")
-    clock(10 + QUIET_AFTER)
-    assert [idle.nap(key) for key in ("0-t", "1-t", "2-t")] == [0, patience(QUIET_AFTER), 0]
-
-
-def test_a_worker_that_had_no_message_sleeps_on_one_partition(idle: Idle) -> None:
-    """The one that asks first."""
-    assert [idle.nap(key) for key in ("1-t", "0-t", "1-t")] == [patience(LONG), 0, patience(LONG)]
-
-
-def test_a_worker_that_had_a_message_just_now_does_not_sleep(
-    idle: Idle, clock: Callable[[float], None]
-) -> None:
-    """A message of another partition would have to wait."""
-    idle.came("0-t")
+def test_a_worker_that_had_a_message_just_now_does_not_sleep(idle: IdleWait, clock: Clock) -> None:
+    """There may be more."""
     clock(10 + QUIET_AFTER - 0.001)
-    assert idle.nap("0-t") == 0
+    assert idle.poll_timeout() == 0
+    clock(10 + QUIET_AFTER)
+    assert idle.poll_timeout() > 0
+
+    idle.came()
+    assert idle.poll_timeout() == 0
 
 
-def test_nobody_sleeps_while_an_epoch_comes_to_its_end(
-    idle: Idle, clock: Callable[[float], None]
+@pytest.mark.parametrize("silence", [1.0, 1.5, 2.0, 4.0])
+def test_a_message_waits_for_a_share_of_the_silence_before_it(
+    idle: IdleWait, clock: Clock, silence: float
 ) -> None:
+    """And not for longer than anybody would notice."""
+    clock(10 + silence)
+    assert idle.poll_timeout() == pytest.approx(min(WAIT_SHARE * silence, MOST))
+
+
+def test_nobody_sleeps_while_an_epoch_comes_to_its_end(idle: IdleWait, clock: Clock) -> None:
     """The other workers wait until it has closed it."""
-    clock(15 - AWAKE - patience(LONG) / 2)
-    assert idle.nap("0-t") == pytest.approx(patience(LONG) / 2)
+    clock(15 - AWAKE - MOST / 2)
+    assert idle.poll_timeout() == pytest.approx(MOST / 2)
     clock(15 - AWAKE)
-    assert idle.nap("0-t") == pytest.approx(0)
+    assert idle.poll_timeout() == pytest.approx(0)
     clock(15.1)
-    assert idle.nap("0-t") == 0
+    assert idle.poll_timeout() == 0
 
 
-def test_nobody_sleeps_before_the_length_of_an_epoch_is_known(
-    clock: Callable[[float], None],
-) -> None:
+def test_nobody_sleeps_before_the_length_of_an_epoch_is_known(clock: Clock) -> None:
     """That is so in the first ones."""
-    idle = Idle(Pace())
+    idle = IdleWait(EpochPacer())
     clock(10)
-    assert idle.nap("0-t") == 0
+    assert idle.poll_timeout() == 0

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from lab.servers import free_port
-from operators.kafka.partition import COMMIT_TIMEOUT
-from operators.source import LAST_CLOSE
+from operators.kafka.client import COMMIT_TIMEOUT
+from operators.takeover import LAST_CLOSE
 from settings import Settings
 from telemetry import Response, serve
 from telemetry.spans import LAST_FLUSH
@@ -112,7 +112,7 @@ def test_no_probe_looks_at_the_port_between_the_processes(manifests: Manifests) 
 
 
 def test_the_last_snapshot_has_time(manifests: Manifests) -> None:
-    """The grace period is more than an end in good order may take."""
+    """The grace period is more than a graceful end may take."""
     spec = manifests.one("StatefulSet")["spec"]["template"]["spec"]
     assert spec["terminationGracePeriodSeconds"] >= longest_stop(settings(manifests))
 
@@ -217,9 +217,8 @@ def test_the_image_has_what_the_stream_imports(dockerfile: str) -> None:
     }
     assert sources == allowed
     assert all((ROOT / source).exists() for source in sources)
-    config = (ROOT / "pyproject.toml").read_text()
-    [parts] = re.findall(r"known-first-party = \[(.*)\]", config)
-    for part in re.findall(r'"(\w+)"', parts):
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for part in config["tool"]["ruff"]["lint"]["isort"]["known-first-party"]:
         assert {part, f"{part}.py"} & sources
 
 

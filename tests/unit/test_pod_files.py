@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ops.hostfile import addresses
-from tests.support import CHECKOUT
+from tests.kit.checkout import CHECKOUT
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

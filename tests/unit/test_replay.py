@@ -9,16 +9,24 @@ from confluent_kafka import Message as KafkaMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.dead_letters.envelope import Record, cut, original, seal
+from operators.dead_letters.envelope import (
+    Origin,
+    Record,
+    text_headers,
+    to_message,
+    to_record,
+    truncate,
+)
 from operators.records import Failure, Message
 from ops.replay.choice import Choice, OptionError
 from ops.replay.letter import Letter, record_of
 from ops.replay.pace import Pace
 from ops.replay.plan import Group, Plan, Planner
 from ops.replay.sender import replayed_message
-from ops.replayed import Replayed, text_headers
-from tests.factories import failure, message
+from ops.replayed import Replayed
+from tests.kit.factories import failure, message
 
+GROUP = "fraud-scoring"
 NOON = 1_772_366_400_000  # 2026-03-01T12:00:00Z
 
 
@@ -44,12 +52,22 @@ def dead(offset: int, *, replays: int | str = 0, partition: int = 0, **overrides
     return failure(of=of, **overrides)
 
 
+def mark(
+    offset: int = 0,
+    *,
+    group: str | None = GROUP,
+    topic: str = "transactions",
+    partition: int = 0,
+    later: int = 0,
+) -> Replayed:
+    """Make the mark of the dead letter of the message at an offset."""
+    return Replayed(Origin(group, topic, partition, offset), message().timestamp + later, 1)
+
+
 def letter(time: int = NOON, **overrides: Any) -> Letter:
     """Make a dead letter, as it is chosen by."""
     fields: dict[str, Any] = {
-        "topic": "transactions",
-        "partition": 0,
-        "offset": 5,
+        "origin": Origin(GROUP, "transactions", 0, 5),
         "timestamp": NOON,
         "stage": "score",
         "disposition": "rejected",
@@ -61,9 +79,11 @@ def letter(time: int = NOON, **overrides: Any) -> Letter:
     return Letter(**fields)
 
 
-def planned(messages: Iterable[KafkaMessage], *, partitions: int = 4, **options: Any) -> Plan:
-    """Let the planner take messages and decide."""
-    planner = Planner(Choice.of(**options), topic="transactions", partitions=set(range(partitions)))
+def planned(messages: Iterable[KafkaMessage], *, group: str = GROUP, **options: Any) -> Plan:
+    """Let the planner of a group take messages and decide; the topic has four partitions."""
+    planner = Planner(
+        Choice.of(**options), group=group, topic="transactions", partitions=set(range(4))
+    )
     for each in messages:
         planner.take(each)
     return planner.plan()
@@ -148,7 +168,10 @@ def test_dead_letters_that_were_chosen_go_and_are_counted_by_their_reason() -> N
         dead(3),
     ]
     plan = planned(
-        (kafka(seal(each), at=(number % 2, 10 + number)) for number, each in enumerate(letters)),
+        (
+            kafka(to_record(each, GROUP), at=(number % 2, 10 + number))
+            for number, each in enumerate(letters)
+        ),
         stage=["score"],
     )
     assert plan.goes == {
@@ -162,12 +185,12 @@ def test_dead_letters_that_were_chosen_go_and_are_counted_by_their_reason() -> N
 
 def test_what_has_a_mark_stays() -> None:
     """In whichever partition of the error topic it is read first."""
-    marks = [Replayed("transactions", 0, at, message().timestamp, 1).record() for at in (1, 2)]
+    marks = [mark(at).record() for at in (1, 2)]
     messages = [
         kafka(marks[0], at=(1, 0)),
-        kafka(seal(dead(0)), at=(0, 0)),
-        kafka(seal(dead(1)), at=(0, 1)),
-        kafka(seal(dead(2)), at=(0, 2)),
+        kafka(to_record(dead(0), GROUP), at=(0, 0)),
+        kafka(to_record(dead(1), GROUP), at=(0, 1)),
+        kafka(to_record(dead(2), GROUP), at=(0, 2)),
         kafka(marks[1], at=(0, 3)),
     ]
     plan = planned(messages)
@@ -176,23 +199,24 @@ def test_what_has_a_mark_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    "mark",
+    "other",
     [
-        Replayed("transactions", 0, 0, message().timestamp + 1, 1),  # of a topic made anew
-        Replayed("other", 0, 0, message().timestamp, 1),
-        Replayed("transactions", 1, 0, message().timestamp, 1),
+        mark(later=1),  # of a topic that was re-created
+        mark(topic="other"),
+        mark(partition=1),
+        mark(group="other"),
     ],
 )
-def test_the_mark_of_another_message_does_not_count(mark: Replayed) -> None:
-    """Another topic, partition or time is another message."""
-    plan = planned([kafka(seal(dead(0)), at=(0, 0)), kafka(mark.record(), at=(0, 1))])
+def test_the_mark_of_another_message_does_not_count(other: Replayed) -> None:
+    """Another stream, partition or time is another message."""
+    plan = planned([kafka(to_record(dead(0), GROUP), at=(0, 0)), kafka(other.record(), at=(0, 1))])
     assert (plan.total, plan.stays) == (1, {})
 
 
 def test_what_was_replayed_too_often_stays() -> None:
     """`--max-replays` ends loops; what is no number was written by somebody else."""
     letters = [dead(0, replays=1), dead(1, replays=2), dead(2, replays=3), dead(3, replays="x")]
-    messages = [kafka(seal(each), at=(0, at)) for at, each in enumerate(letters)]
+    messages = [kafka(to_record(each, GROUP), at=(0, at)) for at, each in enumerate(letters)]
     plan = planned(messages, max_replays=2)
     assert plan.positions == {0: {0, 3}}
     assert plan.stays == {"over the limit of --max-replays": 2}
@@ -201,12 +225,12 @@ def test_what_was_replayed_too_often_stays() -> None:
 
 def test_what_cannot_be_sent_as_it_came_stays() -> None:
     """A record that was cut, one that is spoiled, and one of a partition that is gone."""
-    spoiled = seal(failure(of=message(value=b"\xff", offset=1)))
+    spoiled = to_record(failure(of=message(value=b"\xff", offset=1)), GROUP)
     plan = planned(
         [
-            kafka(cut(dead(0)), at=(0, 0)),
+            kafka(truncate(dead(0), GROUP), at=(0, 0)),
             kafka(spoiled._replace(value=b"{}"), at=(0, 1)),
-            kafka(seal(dead(2, partition=4)), at=(0, 2)),
+            kafka(to_record(dead(2, partition=4), GROUP), at=(0, 2)),
         ]
     )
     assert plan.total == 0
@@ -218,20 +242,56 @@ def test_what_cannot_be_sent_as_it_came_stays() -> None:
 
 
 def test_a_dead_letter_that_is_there_twice_goes_once() -> None:
-    """Another group of the same topic, or a crash long ago, wrote the second."""
-    plan = planned([kafka(seal(dead(0)), at=(0, 0)), kafka(seal(dead(0)), at=(1, 7))])
+    """A crash long ago wrote the second."""
+    plan = planned(
+        [kafka(to_record(dead(0), GROUP), at=(0, 0)), kafka(to_record(dead(0), GROUP), at=(1, 7))]
+    )
     assert plan.positions == {0: {0}}
     assert plan.stays == {"written twice: the first goes": 1}
+
+
+def _without_group(record: Record) -> Record:
+    """Make the same of version 0.1.0."""
+    return record._replace(headers=[each for each in record.headers if each[0] != "dlq.group"])
+
+
+def test_of_two_groups_that_share_the_error_topic_each_has_its_own() -> None:
+    """A message bad for both: the replay of one leaves the other's."""
+    letters = [
+        kafka(to_record(dead(0), group), at=(0, at)) for at, group in enumerate([GROUP, "other"])
+    ]
+    marked = [*letters, kafka(mark(group="other").record(), at=(0, 2))]
+
+    assert planned(letters).positions == {0: {0}}
+    assert planned(letters, group="other").positions == {0: {1}}
+    assert planned(marked).positions == {0: {0}}
+    assert planned(marked, group="other").stays == {"replayed already": 1, "of another stream": 1}
+
+
+def test_what_names_no_group_is_everybodys() -> None:
+    """Dead letters of version 0.1.0, and their marks: whoever replays one, it is done."""
+    old = kafka(_without_group(to_record(dead(0), GROUP)), at=(0, 0))
+    read = Letter.read(text_headers(old.headers()), NOON)
+    assert read is not None
+
+    for group in (GROUP, "other"):
+        assert planned([old], group=group).total == 1
+        marked = [old, kafka(read.mark.record(), at=(0, 1))]
+        assert planned(marked, group=group).stays == {"replayed already": 1}
 
 
 def test_records_of_others_stay() -> None:
     """Of another topic, and what is no dead letter at all."""
     other = failure(of=message(topic="other"))
     plan = planned(
-        [kafka(seal(other)), kafka(Record(None, b"x", [])), kafka(Record(b"k", b"", [("a", None)]))]
+        [
+            kafka(to_record(other, GROUP)),
+            kafka(Record(None, b"x", [])),
+            kafka(Record(b"k", b"", [("a", None)])),
+        ]
     )
     assert plan.total == 0
-    assert plan.stays == {"of another topic": 1, "no dead letter": 2}
+    assert plan.stays == {"of another stream": 1, "no dead letter": 2}
 
 
 # What is sent.
@@ -252,8 +312,8 @@ def test_what_is_sent_is_the_original_and_its_count(
     """Key, value, headers and partition to the byte, then where it comes from and how often."""
     came = [*headers, ("dlq.replays", str(replays).encode()), ("dlq.id", b"older")]
     of = message(key=key, value=value, headers=came, partition=3, offset=8)
-    record = kafka(seal(failure(of=of)))
-    read, restored = Letter.read(text_headers(record), 0), original(record_of(record))
+    record = kafka(to_record(failure(of=of), GROUP))
+    read, restored = Letter.read(text_headers(record.headers()), 0), to_message(record_of(record))
     assert read is not None
     assert restored is not None
     sent = replayed_message(restored, read.mark)
@@ -269,32 +329,40 @@ def test_a_replay_that_fails_again_carries_its_count_on() -> None:
     """From dead letter to replay to dead letter, until the limit is reached."""
     of: Message = message()
     for count in range(3):
-        record = kafka(seal(failure(of=of)))
-        read, restored = Letter.read(text_headers(record), 0), original(record_of(record))
+        record = kafka(to_record(failure(of=of), GROUP))
+        read, restored = (
+            Letter.read(text_headers(record.headers()), 0),
+            to_message(record_of(record)),
+        )
         assert read is not None
         assert restored is not None
         assert read.replays == count
         of = replayed_message(restored, read.mark)
-    assert planned([kafka(seal(failure(of=of)))]).stays == {"over the limit of --max-replays": 1}
+    assert planned([kafka(to_record(failure(of=of), GROUP))]).stays == {
+        "over the limit of --max-replays": 1
+    }
 
 
 @given(
     topic=st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True),
+    group=st.none() | st.text(max_size=20),
     numbers=st.tuples(*[st.integers(0, 2**62)] * 3, st.integers(1, 100)),
 )
-def test_a_mark_is_read_as_it_was_written(topic: str, numbers: tuple[int, int, int, int]) -> None:
+def test_a_mark_is_read_as_it_was_written(
+    topic: str, group: str | None, numbers: tuple[int, int, int, int]
+) -> None:
     """Also where the topic's name has hyphens; and it is no dead letter."""
     partition, offset, timestamp, replays = numbers
-    mark = Replayed(topic, partition, offset, timestamp, replays)
-    record = kafka(mark.record())
-    assert Replayed.read(text_headers(record)) == mark
-    assert Letter.read(text_headers(record), 0) is None
-    assert original(mark.record()) is None
+    of = Replayed(Origin(group, topic, partition, offset), timestamp, replays)
+    record = kafka(of.record())
+    assert Replayed.read(text_headers(record.headers())) == of
+    assert Letter.read(text_headers(record.headers()), 0) is None
+    assert to_message(of.record()) is None
 
 
 def test_a_dead_letter_is_no_mark() -> None:
     """Or each would count as replayed."""
-    assert Replayed.read(text_headers(kafka(seal(dead(0, replays=2))))) is None
+    assert Replayed.read(text_headers(to_record(dead(0, replays=2), GROUP).headers)) is None
 
 
 # Its pace.

@@ -10,7 +10,7 @@ from bytewax.inputs import DynamicSource, StatelessSourcePartition
 from bytewax.operators import StatefulBatchLogic
 from bytewax.testing import TestingSink, TestingSource, cluster_main
 
-from operators.engine.routing import Lanes, lane_of, worker_of
+from operators.engine.routing import WorkerKeys, local_key, worker_of
 
 KEYS = [*map(str, range(60)), "", "3-transactions", "x" * 100, "é😀", *("y" * n for n in range(17))]
 
@@ -63,7 +63,7 @@ def test_a_key_goes_to_the_worker_that_its_hash_names(workers: int) -> None:
 @pytest.mark.parametrize("workers", range(1, 17))
 def test_a_lane_stays_on_its_worker(workers: int) -> None:
     """Each worker has one of its own."""
-    lanes = [lane_of(worker, workers) for worker in range(workers)]
+    lanes = [local_key(worker, workers) for worker in range(workers)]
 
     assert [worker_of(lane, workers) for lane in lanes] == list(range(workers))
     assert len(set(lanes)) == workers
@@ -71,7 +71,7 @@ def test_a_lane_stays_on_its_worker(workers: int) -> None:
 
 def test_lanes_are_few_over_all_numbers_of_workers() -> None:
     """Every key ever used keeps a row in the recovery store, so they have to come back."""
-    lanes = {lane_of(worker, workers) for workers in range(1, 9) for worker in range(workers)}
+    lanes = {local_key(worker, workers) for workers in range(1, 9) for worker in range(workers)}
 
     assert lanes <= set(map(str, range(64)))
 
@@ -99,7 +99,7 @@ class _EachOnce(DynamicSource[int]):
 def test_an_item_keyed_by_the_lane_stays_where_it_is(workers: int) -> None:
     """In a flow, keyed state comes to the items instead of the items going to the state."""
     found: list[tuple[str, tuple[int, int]]] = []
-    lanes = Lanes()
+    lanes = WorkerKeys()
     flow = Dataflow("test")
     op.input("lanes", flow, lanes)
     items = op.input("items", flow, _EachOnce())
@@ -109,6 +109,6 @@ def test_an_item_keyed_by_the_lane_stays_where_it_is(workers: int) -> None:
 
     cluster_main(flow, [], 0, worker_count_per_proc=workers)  # type: ignore[no-untyped-call]
 
-    assert {key for key, _ in found} == {lane_of(worker, workers) for worker in range(workers)}
+    assert {key for key, _ in found} == {local_key(worker, workers) for worker in range(workers)}
     assert all(came_from == is_on for _, (came_from, is_on) in found)
     assert len({thread for _, (thread, _) in found}) == workers

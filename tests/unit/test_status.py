@@ -49,7 +49,13 @@ def test_the_figures_have_all_that_the_page_shows(client: httpx.Client) -> None:
     }  # fmt: skip
     assert figures["counts"].keys() == {"read", "asked", "stored", "duplicates", "failed"}
     assert figures["connection_losses"].keys() == {"kafka", "model", "postgres"}
-    assert figures["ready"]["parts"].keys() == {"dependencies", "partitions", "epoch", "breaker"}
+    assert figures["ready"]["parts"].keys() == {
+        "dependencies",
+        "partitions",
+        "epoch",
+        "done",
+        "breaker",
+    }
     latency = figures["arrival_to_commit"]
     assert len(latency["at_most"]) == len(latency["limits"]) + 1
 

@@ -2,75 +2,56 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 
 from operators.engine.shutdown import Stop
 
+Clock = Callable[[float], None]
 LIMIT = timedelta(seconds=8)
 
 
-@pytest.fixture
-def tick(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Move the clock on by seconds."""
-    now = [1_000.0]
-    monkeypatch.setattr("operators.engine.shutdown.time", SimpleNamespace(monotonic=lambda: now[0]))
-
-    def move(seconds: float) -> None:
-        now[0] += seconds
-
-    return move
-
-
-def test_nothing_is_overdue_before_a_request(tick: Callable[[float], None]) -> None:
-    """However long the stream has been running."""
+def test_nothing_is_given_up_before_a_request(clock: Clock) -> None:
+    """However long the stream has been running, and whatever is away."""
     stop = Stop(LIMIT)
-    tick(1_000_000)
+    clock(1_000_000)
 
     assert not stop.requested
-    assert not stop.overdue()
-    assert not stop.overdue(0)
+    assert not stop.gives_up(is_hopeless=False)
+    assert not stop.gives_up(is_hopeless=True)
 
 
-@pytest.mark.parametrize(
-    ("share", "seconds", "overdue"),
-    [(1, 7.9, False), (1, 8.1, True), (0.5, 3.9, False), (0.5, 4.1, True)],
-)
-def test_a_share_of_the_limit_runs_from_the_request(
-    tick: Callable[[float], None],
-    share: float,
+@pytest.mark.parametrize(("seconds", "gives_up"), [(0, False), (3.9, False), (4.1, True)])
+def test_what_is_in_hand_has_half_of_the_limit(
+    clock: Clock,
     seconds: float,
-    overdue: bool,  # noqa: FBT001 - a column of the table
+    gives_up: bool,  # noqa: FBT001 - a column of the table
 ) -> None:
-    """Scoring has the first half, the sinks have all of it."""
+    """From the request on; the rest is for the last commit."""
     stop = Stop(LIMIT)
-    tick(100)
+    clock(100)
     stop.request()
-    tick(seconds)
+    clock(100 + seconds)
 
     assert stop.requested
-    assert stop.overdue(share) is overdue
+    assert stop.gives_up(is_hopeless=False) is gives_up
 
 
-def test_the_whole_limit_is_the_default(tick: Callable[[float], None]) -> None:
-    """Of a step that names no share."""
+def test_what_cannot_be_done_soon_is_given_up_at_once(clock: Clock) -> None:
+    """Nobody waits for a model that is down."""
+    clock(100)
     stop = Stop(LIMIT)
     stop.request()
 
-    tick(7.9)
-    assert not stop.overdue()
-
-    tick(0.2)
-    assert stop.overdue()
+    assert stop.gives_up(is_hopeless=True)
 
 
-def test_asking_again_gives_no_more_time(tick: Callable[[float], None]) -> None:
+def test_asking_again_gives_no_more_time(clock: Clock) -> None:
     """The first request counts: whoever sent it waits for the end by its own limit."""
     stop = Stop(LIMIT)
     stop.request()
-    tick(7)
+    clock(3)
     stop.request()
-    tick(2)
+    clock(5)
 
-    assert stop.overdue()
+    assert stop.gives_up(is_hopeless=False)

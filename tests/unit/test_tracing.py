@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from telemetry import tracing
-from tests.factories import received, scored
-from tests.support import run_script
+from tests.kit.checkout import run_script
+from tests.kit.factories import received, scored
 
 
 def test_nothing_of_it_is_imported_while_it_is_off() -> None:
@@ -14,7 +14,7 @@ def test_nothing_of_it_is_imported_while_it_is_off() -> None:
     script = (
         "import sys, dataflow\n"
         "from telemetry import tracing\n"
-        "from tests.factories import settings\n"
+        "from tests.kit.factories import settings\n"
         "dataflow.build(settings())\n"
         "with tracing.scoring([]), tracing.request(1), tracing.writing([]):\n"
         "    tracing.answered(200), tracing.headers(), tracing.traceparent()\n"

@@ -13,7 +13,7 @@ import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, TestingSource, cluster_main
 
-from operators.engine.loop import TURNS, Loop, PerWorker
+from operators.engine.loop import TURNS, EventLoop, WorkerLocal
 
 NEVER = 3_600.0
 
@@ -26,7 +26,7 @@ def test_a_thread_gets_its_own_and_always_the_same() -> None:
         made.append(object())
         return made[-1]
 
-    mine = PerWorker(make)
+    mine = WorkerLocal(make)
     barrier = threading.Barrier(3)
 
     def ask() -> tuple[object, object]:
@@ -46,7 +46,7 @@ def test_a_thread_gets_its_own_and_always_the_same() -> None:
 def test_all_callbacks_of_a_worker_get_the_same(workers: int) -> None:
     """In the engine, where `threading.local` would forget between two callbacks."""
     found: list[Any] = []
-    mine = PerWorker(object)
+    mine = WorkerLocal(object)
     flow = Dataflow("test")
     items = op.input("items", flow, TestingSource([(str(n), n) for n in range(40)], batch_size=1))
     spread = op.redistribute("spread", items)
@@ -65,7 +65,7 @@ def test_all_callbacks_of_a_worker_get_the_same(workers: int) -> None:
 def test_a_worker_with_a_loop_keeps_its_thread_state() -> None:
     """What is local to its thread survives from one callback to the next."""
     found: list[int] = []
-    loops, local = PerWorker(Loop), threading.local()
+    loops, local = WorkerLocal(EventLoop), threading.local()
 
     def count(_item: object) -> int:
         loops()
@@ -82,18 +82,18 @@ def test_a_worker_with_a_loop_keeps_its_thread_state() -> None:
 
 
 @pytest.fixture
-def loop() -> Loop:
+def loop() -> EventLoop:
     """A loop of the test's own thread."""
-    return Loop()
+    return EventLoop()
 
 
-def _end(loop: Loop, *tasks: asyncio.Task[Any]) -> None:
+def _end(loop: EventLoop, *tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     loop.pump()
 
 
-def test_work_waits_for_the_loop_to_be_run(loop: Loop) -> None:
+def test_work_waits_for_the_loop_to_be_run(loop: EventLoop) -> None:
     """Started is not running: the thread decides when."""
     done: list[int] = []
 
@@ -107,7 +107,7 @@ def test_work_waits_for_the_loop_to_be_run(loop: Loop) -> None:
     assert done
 
 
-def test_pumping_runs_what_is_ready_and_does_not_wait(loop: Loop) -> None:
+def test_pumping_runs_what_is_ready_and_does_not_wait(loop: EventLoop) -> None:
     """A few steps of everything that can go on; nothing of what cannot."""
     steps: list[int | str] = []
     signal = asyncio.Event()
@@ -140,13 +140,13 @@ def test_pumping_runs_what_is_ready_and_does_not_wait(loop: Loop) -> None:
     _end(loop, *tasks)
 
 
-def test_pumping_without_work_returns(loop: Loop) -> None:
+def test_pumping_without_work_returns(loop: EventLoop) -> None:
     """Sources pump at every call, mostly for nothing."""
     loop.pump()
     loop.pump()
 
 
-def test_running_work_to_its_end_lets_everything_else_go_on(loop: Loop) -> None:
+def test_running_work_to_its_end_lets_everything_else_go_on(loop: EventLoop) -> None:
     """A callback that has to wait does not hold up the requests in flight."""
     signal = asyncio.Event()
 
@@ -165,7 +165,7 @@ def test_running_work_to_its_end_lets_everything_else_go_on(loop: Loop) -> None:
     assert task.done()
 
 
-def test_waiting_ends_with_the_first_of_the_tasks(loop: Loop) -> None:
+def test_waiting_ends_with_the_first_of_the_tasks(loop: EventLoop) -> None:
     """Others go on meanwhile and are left as they are."""
     steps: list[int] = []
 
@@ -185,7 +185,7 @@ def test_waiting_ends_with_the_first_of_the_tasks(loop: Loop) -> None:
     _end(loop, second)
 
 
-def test_waiting_ends_when_the_time_is_over(loop: Loop) -> None:
+def test_waiting_ends_when_the_time_is_over(loop: EventLoop) -> None:
     """Without an error, and without harm to the tasks: they are waited for again."""
     task = loop.spawn(asyncio.sleep(NEVER))
 
@@ -195,7 +195,7 @@ def test_waiting_ends_when_the_time_is_over(loop: Loop) -> None:
     _end(loop, task)
 
 
-def test_a_failure_is_the_tasks_own(loop: Loop) -> None:
+def test_a_failure_is_the_tasks_own(loop: EventLoop) -> None:
     """Pumping and waiting raise nothing; whoever asks for the result gets it."""
 
     async def fail() -> None:
@@ -211,7 +211,67 @@ def test_a_failure_is_the_tasks_own(loop: Loop) -> None:
             task.result()
 
 
-def test_a_loop_is_busy_while_there_is_work(loop: Loop) -> None:
+def test_a_failure_of_work_that_nobody_waits_for_ends_the_stream(loop: EventLoop) -> None:
+    """The next pump raises it, once; other work is left as it is."""
+
+    async def fail() -> None:
+        msg = "broken"
+        raise ValueError(msg)
+
+    other = loop.start(asyncio.sleep(NEVER))
+    loop.start(fail())
+
+    loop.pump()
+    with pytest.raises(ValueError, match="broken"):
+        loop.pump()
+    loop.pump()
+
+    assert not other.done()
+    _end(loop, other)
+    loop.pump()  # what is cancelled has not failed
+
+
+def test_of_several_failures_the_first_is_raised(loop: EventLoop) -> None:
+    """The others mostly follow from it."""
+
+    async def fail(reason: str) -> None:
+        raise ValueError(reason)
+
+    loop.start(fail("first"))
+    loop.start(fail("second"))
+
+    with pytest.raises(ValueError, match="first"):
+        loop.run_until(lambda: False)
+    loop.pump()
+
+
+def test_running_until_a_condition_lets_work_meet_it(loop: EventLoop) -> None:
+    """Whatever the work has to wait for; a condition that is met already waits for nothing."""
+    done: list[int] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0.001)
+        done.append(1)
+
+    loop.run_until(lambda: True)
+    loop.start(work())
+    assert not done
+
+    loop.run_until(lambda: bool(done), NEVER)
+
+    assert done == [1]
+
+
+def test_running_until_a_condition_looks_at_it_again_without_work(loop: EventLoop) -> None:
+    """It may be met by what happens elsewhere."""
+    looks = iter([False] * 4)
+
+    loop.run_until(lambda: next(looks, True), 0.001)
+
+    assert next(looks, None) is None
+
+
+def test_a_loop_is_busy_while_there_is_work(loop: EventLoop) -> None:
     """Until the last task has ended, whichever way: by its end, an error or cancellation."""
 
     async def fail() -> None:
@@ -221,11 +281,11 @@ def test_a_loop_is_busy_while_there_is_work(loop: Loop) -> None:
     def seen() -> bool:
         loop.pump()
         loop.pump()  # asyncio tells of a task's end one step later
-        return loop.busy
+        return loop.is_busy
 
     assert not seen()
     ended, failed = loop.spawn(asyncio.sleep(0)), loop.spawn(fail())
-    assert loop.busy
+    assert loop.is_busy
     running = loop.spawn(asyncio.sleep(NEVER))
     loop.wait_any([ended], NEVER)
     assert seen()

@@ -29,8 +29,6 @@ class PredictionJson(TypedDict):
 def to_row(transaction: Transaction) -> dict[str, Any]:
     """Make the row in which a model gets a transaction.
 
-    :arg transaction: Valid.
-
     :returns: Values by column, for `pydantic_core.to_json`.
 
     """
@@ -50,8 +48,6 @@ def to_row(transaction: Transaction) -> dict[str, Any]:
 
 def to_text_row(transaction: Transaction) -> dict[str, Any]:
     """Make the row in which pandas gets a transaction.
-
-    :arg transaction: Valid.
 
     :returns: As `to_row`, but the time is a text that always has a fraction: pandas takes the first
         text's format for all, and fails where only some have one.
@@ -86,8 +82,6 @@ def predictions_of(rows: list[PredictionJson]) -> dict[UUID, Prediction]:
 
 def bad_answer(error: ValidationError, *where: str) -> BadAnswerError:
     """Tell what is wrong with an answer: the place and the rule, never the value.
-
-    :arg error: From Pydantic, of a schema whose places are positions and names of its own.
 
     :arg where: The place in the answer of what was validated.
 

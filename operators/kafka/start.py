@@ -1,0 +1,155 @@
+"""Where a partition begins: the snapshot, the group's offset, or `KAFKA_START_AT`.
+
+Before anything is read, every partition has an offset in the group (`begin_group`). A group without
+any begins where `KAFKA_START_AT` says. A partition that was added to the topic is new to a group
+which has offsets, and begins at its beginning: else its first messages would be skipped.
+
+Snapshot and group both say that everything before an offset is durable, so the higher one counts.
+Unless somebody has set the group's offset since, which leaves it without our metadata: that is an
+operator's wish, and takes precedence over the snapshot.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from operators.engine.shutdown import Stop
+from operators.errors import SourceError, fatal
+from operators.kafka.client import CALL_TIMEOUT, ask, client, committer
+from operators.kafka.metadata import CommitMetadata, ResumePoint, State
+from operators.records import partition_key
+from settings import Settings
+from telemetry import log
+
+__all__ = ["NEW_TOPIC", "begin_group", "keeps_metadata", "resume_points"]
+
+NEW_TOPIC: Final = (
+    "{key}: the topic was deleted and made anew: its positions mean other messages now. To read"
+    " it, start with an empty recovery directory and another KAFKA_CONSUMER_GROUP; rows of the old"
+    " topic have to get another source_topic first"
+)
+
+
+def begin_group(settings: Settings, partitions: Iterable[int], topic_id: str, stop: Stop) -> None:
+    """Give each partition an offset in the group, where it has none.
+
+    Every worker of a cluster does so before any of them reads: what one commits as it reads cannot
+    be taken by another for the offsets of an earlier run.
+
+    :raises SourceError: It cannot be found out.
+
+    """
+    topic = settings.kafka_topic
+    every = [TopicPartition(topic, number) for number in partitions]
+    consumer = Consumer(client(settings, committer(settings)))
+    try:
+        committed = _ask(consumer.committed, every, stop)
+        missing = [at for at in committed if at.offset < 0]
+        is_new = len(missing) == len(committed)
+        starts = [
+            ResumePoint(
+                _first(settings, consumer, at, stop, at_beginning=not is_new),
+                CommitMetadata(topic_id),
+            ).commit(topic, at.partition)
+            for at in missing
+        ]
+        if starts:
+            _ask(partial(_commit, consumer), starts, stop)
+    except KafkaException as error:
+        msg = f"{topic}: cannot find where to start: {error.args[0].str()}"
+        raise fatal(SourceError(msg)) from None
+    finally:
+        consumer.close()
+    for start in starts:
+        if not is_new:
+            log.warning("source.new_partition", partition=start.partition, offset=start.offset)
+
+
+def resume_points(
+    consumer: Consumer,
+    topic: str,
+    states: Mapping[int, State | None],
+    topic_id: str,
+    stop: Stop,
+) -> dict[int, ResumePoint]:
+    """Find out where partitions are read on.
+
+    :returns: By partition.
+
+    :raises SourceError: It cannot be known, or the topic is another one.
+
+    """
+    wanted = [TopicPartition(topic, number) for number in states]
+    try:
+        committed = _ask(consumer.committed, wanted, stop)
+        points = {
+            at.partition: _resume_point(at, states[at.partition], topic_id) for at in committed
+        }
+        # Now, so that a successor knows what was decided, however short this run is.
+        _ask(partial(_commit, consumer), [points[at].commit(topic, at) for at in points], stop)
+    except KafkaException as error:
+        msg = f"{topic}: cannot find where to start: {error.args[0].str()}"
+        raise fatal(SourceError(msg)) from None
+    return points
+
+
+def keeps_metadata(consumer: Consumer, topic: str, partition: int, stop: Stop) -> bool:
+    """Whether the broker keeps what our commits carry, as Kafka does."""
+    try:
+        [kept] = _ask(consumer.committed, [TopicPartition(topic, partition)], stop)
+    except KafkaException:
+        return False
+    return CommitMetadata.read(kept.metadata) is not None
+
+
+def _resume_point(committed: TopicPartition, state: State | None, topic_id: str) -> ResumePoint:
+    key = partition_key(committed.topic, committed.partition)
+    try:
+        saved = ResumePoint.read(key, state)
+    except SourceError as error:
+        raise fatal(error) from None
+    metadata = CommitMetadata.read(committed.metadata)
+    for known in (saved and saved.metadata, metadata):
+        if known and known.topic_id and topic_id and known.topic_id != topic_id:
+            raise fatal(SourceError(NEW_TOPIC.format(key=key)))
+    if metadata is not None:
+        in_group = ResumePoint(committed.offset, metadata._replace(topic_id=topic_id))
+        # A run that was set by hand counts more than whatever was saved before.
+        return max((saved or in_group, in_group), key=lambda at: (at.metadata.moves, at.offset))
+    by_hand = ResumePoint(committed.offset, CommitMetadata(topic_id))
+    if saved is None or state is None:
+        return by_hand
+    if not state["keeps_metadata"] or saved.offset == committed.offset:
+        return saved
+    log.warning(
+        "source.moved",
+        partition=committed.partition,
+        snapshot=saved.offset,
+        offset=committed.offset,
+        reason="the group's offset was set by hand",
+    )
+    return by_hand._replace(metadata=by_hand.metadata._replace(moves=saved.metadata.moves + 1))
+
+
+def _first(
+    settings: Settings, consumer: Consumer, at: TopicPartition, stop: Stop, *, at_beginning: bool
+) -> int:
+    start = settings.kafka_start_time()
+    if start is not None and not at_beginning:
+        wanted = TopicPartition(at.topic, at.partition, int(start.timestamp() * 1000))
+        [found] = _ask(consumer.offsets_for_times, [wanted], stop)
+        if found.offset >= 0:
+            return int(found.offset)
+    low, high = _ask(consumer.get_watermark_offsets, at, stop)
+    return int(low if at_beginning or settings.kafka_start_at == "earliest" else high)
+
+
+def _ask(question: Callable[..., Any], about: Any, stop: Stop) -> Any:
+    return ask(lambda: question(about, timeout=CALL_TIMEOUT), give_up=lambda: stop.requested)
+
+
+def _commit(consumer: Consumer, offsets: list[TopicPartition], *, timeout: float) -> None:
+    del timeout  # librdkafka's own
+    consumer.commit(offsets=offsets, asynchronous=False)

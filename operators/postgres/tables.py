@@ -1,0 +1,87 @@
+"""What the stream does to its tables, on a connection that is given."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from operators.postgres import sql as statements
+from operators.postgres.connection import Connection
+from operators.records import Scored
+
+__all__ = ["Merged", "UnaccountedError", "merge", "stored_positions"]
+
+
+class Merged(NamedTuple):
+    """What became of rows."""
+
+    stored: int
+    """That were new."""
+    duplicates: int
+    """That are new in `duplicates`."""
+    conflicts: frozenset[int]
+    """Which of the rows, by their number, another content of their id kept out."""
+
+
+class UnaccountedError(Exception):
+    """Not every row has its place, so that nothing was committed; the message has the counts."""
+
+
+async def merge(rows: Sequence[Scored], connection: Connection) -> Merged:
+    """Write rows as one transaction; see `operators.postgres.sql` for what becomes of each.
+
+    :arg rows: To be stored.
+
+    :arg connection: That nobody else uses meanwhile.
+
+    :returns: What became of them.
+
+    :raises UnaccountedError: Rows were deleted meanwhile, or the database left some out.
+
+    :raises psycopg.Error: As the database has it.
+
+    """
+    async with connection.transaction(), connection.cursor() as cursor:
+        async with cursor.copy(statements.COPY) as copy:
+            copy.set_types(statements.COPY_TYPES)
+            for ordinal, row in enumerate(rows):
+                await copy.write_row(_columns(ordinal, row))
+        await cursor.execute(statements.STORE)
+        [(stored, predicted)] = await cursor.fetchall()
+        if stored != predicted:
+            msg = f"{stored} transactions were stored with {predicted} predictions"
+            raise UnaccountedError(msg)
+        if stored == len(rows):
+            return Merged(stored, 0, frozenset())
+        await cursor.execute(statements.CLASSIFY)
+        [(placed, repeated, conflicts, new)] = await cursor.fetchall()
+        if placed < stored or placed + repeated + len(conflicts) != len(rows):
+            msg = (
+                f"of {len(rows)} rows {stored} were stored, {placed - stored} stored already,"
+                f" {repeated} repeated and {len(conflicts)} in conflict"
+            )
+            raise UnaccountedError(msg)
+        return Merged(stored, new, frozenset(conflicts))
+
+
+async def stored_positions(
+    connection: Connection, topic: str, partition: int, offsets: Sequence[int]
+) -> set[int]:
+    """Look up which messages of a partition have a row.
+
+    :arg connection: In any state that takes a statement.
+
+    :arg topic: Of the source.
+
+    :arg offsets: That are asked for.
+
+    :returns: Those of them in `transactions` or in `duplicates`.
+
+    """
+    values = {"topic": topic, "partition": partition, "offsets": list(offsets)}
+    cursor = await connection.execute(statements.STORED_POSITIONS, values)
+    return {offset for (offset,) in await cursor.fetchall()}
+
+
+def _columns(ordinal: int, row: Scored) -> tuple[Any, ...]:
+    message, transaction, prediction, _ = row
+    position = (message.topic, message.partition, message.offset)
+    return (ordinal, *transaction, *position, *prediction)
