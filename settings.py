@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     )
     stop_timeout: Seconds = Field(
         timedelta(seconds=8),
-        description="Limit of an end in good order after SIGTERM, in seconds",
+        description="Limit of a graceful end after SIGTERM, in seconds",
     )
     http_host: str = Field(
         "127.0.0.1",

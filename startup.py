@@ -129,7 +129,7 @@ def _end_on_signals() -> None:
 
 
 def _stop_on_signals(stop: Stop, health: Health) -> threading.Thread:
-    """End in good order on the first SIGTERM or SIGINT, at once on the second.
+    """End gracefully on the first SIGTERM or SIGINT, at once on the second.
 
     :returns: Who writes of the first one, and ends.
 

@@ -55,7 +55,7 @@ class Message(NamedTuple):
     timestamp: int
     """Milliseconds since 1970 in UTC, from the producer or the broker; -1 if there is none."""
     fetch: Fetch | None = None
-    """What it was read with, which is told when it is done; None if no partition keeps account."""
+    """What it was read with, which counts it when it is done; None if nobody keeps account."""
 
     @property
     def partition_key(self) -> str:

@@ -49,7 +49,7 @@ class EpochPacer:
         self._closed, self._waited, self._held = now, 0.0, False
 
     def closed_by_all(self) -> None:
-        """Note that every worker has closed the epoch, as the scoring step is told."""
+        """Note that every worker has closed the epoch, as the scoring step is notified."""
         if self._closed is not None and not self._waited:
             self._waited = max(0.0, time.monotonic() - self._closed - self._turn)
 

@@ -26,7 +26,7 @@ from telemetry import log
 __all__ = ["NEW_TOPIC", "begin_group", "keeps_metadata", "resume_points"]
 
 NEW_TOPIC: Final = (
-    "{key}: the topic was deleted and made anew: its positions mean other messages now. To read"
+    "{key}: the topic was deleted and created again: its positions mean other messages now. To read"
     " it, start with an empty recovery directory and another KAFKA_CONSUMER_GROUP; rows of the old"
     " topic have to get another source_topic first"
 )

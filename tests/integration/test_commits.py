@@ -143,7 +143,7 @@ def test_a_topic_that_is_created_again_while_it_is_read_stops_the_stream(reading
     with reading.run() as run:
         run.finish(*run.read(1))
         reading.recreate_topic()
-        expected = "deleted and made anew|the topic is gone|cannot read on"
+        expected = "deleted and created again|the topic is gone|cannot read on"
         with pytest.raises(SourceError, match=expected):
             move_on(reading, run)
 

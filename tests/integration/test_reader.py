@@ -180,6 +180,6 @@ def test_missing_messages_are_skipped_if_that_is_wanted(reading: Reading) -> Non
 def test_an_offset_beyond_the_end_stops_the_source(reading: Reading) -> None:
     """Only a topic that was created again does not have it: its positions mean other messages."""
     reading.send(b"a", b"b")
-    expected = pytest.raises(SourceError, match="deleted and made anew")
+    expected = pytest.raises(SourceError, match="deleted and created again")
     with expected, reading.run(state(50)) as run:
         run.read(1)

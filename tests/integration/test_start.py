@@ -166,7 +166,7 @@ def test_a_topic_that_was_created_again_is_recognised(reading: Reading, by: str)
         # Kafka forgets the group's offsets with the topic; a group that was restored has them.
         reading.commit(2, metadata=CommitMetadata(saved["topic_id"]))
     with (
-        pytest.raises(SourceError, match="deleted and made anew"),
+        pytest.raises(SourceError, match="deleted and created again"),
         reading.run(saved if by == "snapshot" else None) as run,
     ):
         run.turn()
