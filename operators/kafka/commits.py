@@ -55,7 +55,7 @@ class Committer:
         self._admin = AdminClient(client(settings, silent))
         self._partitions: dict[int, Partition] = {}
         self._committed: dict[int, int] = {}
-        self._keeps_metadata = False
+        self._keeps_metadata = self._is_unknown = False
         self._read = self._count = 0
         self._look: Future[Committed | None] | None = None
         self._asked_at = time.monotonic()
@@ -168,10 +168,13 @@ class Committer:
         try:
             topic = describe(self._admin, self._topic, seconds)
         except KafkaException as error:
-            if error.args[0].code() in UNKNOWN_TOPIC:
+            # A broker that has just come back may not know of it yet: so only the second time.
+            was_unknown, self._is_unknown = self._is_unknown, error.args[0].code() in UNKNOWN_TOPIC
+            if was_unknown and self._is_unknown:
                 msg = f"{self._topic}: cannot read on: the topic is gone"
                 raise fatal(SourceError(msg)) from None
             raise
+        self._is_unknown = False
         for partition in self._partitions.values():
             if partition.topic_id != topic.id:
                 raise fatal(SourceError(NEW_TOPIC.format(key=partition.key)))
