@@ -17,7 +17,7 @@ from operators.decode import decode
 from operators.engine.shutdown import Stop
 from operators.records import Message
 from operators.score import score
-from operators.sinks import DeadLetterSink, PostgresSink
+from operators.sinks import DeadLetterSink, PostgresSink, hand_over
 from operators.source import TransactionSource
 from operators.workers import Workers
 from settings import Settings
@@ -66,8 +66,10 @@ def build(
     decoded = decode("decode", messages)  # list[Received], list[Failure]
     scored = score("score", decoded.oks, workers=workers)  # list[Scored], list[Failure]
     failures = op.merge("failures", decoded.errs, scored.errs)
-    op.output("stored", scored.oks, stored or PostgresSink(workers))
-    op.output("failed", failures, failed or DeadLetterSink(workers))
+    rows = scored.oks if stored is None else op.flat_map_batch("given", scored.oks, hand_over)
+    op.output("stored", rows, stored or PostgresSink(workers))
+    letters = failures if failed is None else op.flat_map_batch("given_up", failures, hand_over)
+    op.output("failed", letters, failed or DeadLetterSink(workers))
     return stream
 
 

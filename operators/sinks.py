@@ -7,14 +7,18 @@ in recovery, and Bytewax's `DynamicSink`, which keeps everything on its worker, 
 Of messages that come from a source without such an account the call returns when they are durable.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TypeVar
 
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
+from operators.engine.positions import finish
 from operators.records import Failure, Scored
 from operators.workers import Worker, Workers
 
-__all__ = ["DeadLetterSink", "PostgresSink"]
+__all__ = ["DeadLetterSink", "PostgresSink", "hand_over"]
+
+B = TypeVar("B", bound="Sequence[Scored] | Sequence[Failure]")
 
 
 class PostgresSink(DynamicSink[Sequence[Scored]]):
@@ -38,7 +42,7 @@ class _RowSink(StatelessSinkPartition[Sequence[Scored]]):
         for scored in items:
             rows.write(scored)
         self._worker.loop.pump()
-        _await_untracked(self._worker, items, lambda: rows.is_idle)
+        _await_untracked(self._worker, items)
 
     def close(self) -> None:
         """End the session; never raises."""
@@ -66,15 +70,23 @@ class _FailureSink(StatelessSinkPartition[Sequence[Failure]]):
         for failures in items:
             letters.put(failures)
         self._worker.loop.pump()
-        _await_untracked(self._worker, items, lambda: letters.is_idle)
+        _await_untracked(self._worker, items)
+
+
+def hand_over(batches: list[B]) -> list[B]:
+    """Take for done what a sink of somebody else's is given: nobody else would say so."""
+    for batch in batches:
+        finish(each.message for each in batch)
+    return batches
 
 
 def _await_untracked(
-    worker: Worker,
-    items: list[Sequence[Scored]] | list[Sequence[Failure]],
-    is_idle: Callable[[], bool],
+    worker: Worker, items: list[Sequence[Scored]] | list[Sequence[Failure]]
 ) -> None:
-    if any(each.message.fetch is None for each in items[0][:1]):
-        if worker.sends_failures:
-            worker.dead_letters.flush_soon()
-        worker.loop.run_until(is_idle)
+    if items[0][0].message.fetch is not None:
+        return
+    if worker.stores_rows:
+        worker.loop.run_until(lambda: worker.rows.is_idle)
+    # After the rows, of which some may have become failures.
+    worker.dead_letters.flush_soon()
+    worker.loop.run_until(lambda: worker.dead_letters.is_idle)

@@ -14,12 +14,14 @@ from typing import Final
 
 from bytewax.connectors.kafka import KafkaSource
 from bytewax.inputs import StatefulSourcePartition
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from operators.dead_letters.writer import MOST_OPEN
 from operators.engine import descriptors
 from operators.engine.loop import WorkerLocal
+from operators.engine.shutdown import Stop
+from operators.errors import SourceError, fatal
 from operators.kafka import client as topics
 from operators.kafka.client import TopicDescription
 from operators.kafka.metadata import NOTHING_KNOWN, State
@@ -34,6 +36,10 @@ __all__ = ["TransactionSource", "check"]
 
 BUSY: Final = timedelta(milliseconds=2)  # nothing to read, but requests or writes are going on
 SOON: Final = timedelta(milliseconds=10)  # nothing to do, but the epoch may be over soon
+NO_ID: Final = {  # brokers before 2.8
+    KafkaError.UNSUPPORTED_VERSION,
+    KafkaError._UNSUPPORTED_FEATURE,  # noqa: SLF001 - librdkafka's own codes begin so
+}
 BESIDE: Final = 100  # descriptors for all else: the model, the database, recovery, HTTP, libraries
 OTHERS: Final = 0.2  # seconds until a partition that does not read is asked again
 
@@ -69,7 +75,7 @@ class TransactionSource(KafkaSource):
         """
         settings, worker = self._settings, self._workers()
         numbers = topics.partitions(settings)
-        topic = TopicDescription(_topic_id(settings), len(numbers))
+        topic = TopicDescription(_topic_id(settings, worker.stop), len(numbers))
         self._described()[:] = [topic]
         begin_group(settings, numbers, topic.id, worker.stop)
         worker.progress.partitions = len(numbers)
@@ -86,14 +92,22 @@ class TransactionSource(KafkaSource):
         return _Partition(reading, number)
 
 
-def _topic_id(settings: Settings) -> str:
+def _topic_id(settings: Settings, stop: Stop) -> str:
     admin = AdminClient(topics.client(settings, {}))
-    topic = settings.kafka_topic
+    topic, limit = settings.kafka_topic, settings.start_timeout.total_seconds()
     try:
-        return topics.describe(admin, topic, settings.start_timeout.total_seconds()).id
+        found = topics.ask(
+            lambda: topics.describe(admin, topic, limit), give_up=lambda: stop.requested
+        )
     except KafkaException as error:
-        log.warning("topic.no_id", topic=topic, reason=error.args[0].str())
-        return ""
+        reason = error.args[0]
+        if reason.code() in NO_ID:
+            log.warning("topic.no_id", topic=topic, reason=reason.str())
+            return ""
+        # Not to be taken for a topic without id, which would be forgotten.
+        msg = f"{topic}: cannot find which topic this is: {reason.str()}"
+        raise fatal(SourceError(msg)) from None
+    return found.id
 
 
 class _Reading:
@@ -151,6 +165,7 @@ class _Reading:
         """Take the position of a partition, up to which everything is durable."""
         if self._assignment is None or number not in self._assignment.partitions:
             return self.states[number] or NOTHING_KNOWN
+        self._assignment.complete_epoch()
         point = self._assignment.partitions[number].resume_point()
         return point.state(keeps_metadata=self._assignment.keeps_metadata)
 

@@ -31,6 +31,7 @@ __all__ = ["Assignment"]
 LOOK_EVERY: Final = 1.0  # seconds between looks at positions, locks and producers
 BUSY_REST: Final = 0.001  # seconds that a worker with nothing to read waits for answers at a time
 FULL_REST: Final = 0.01  # seconds that a worker with no room waits at a time
+STOOD_STILL: Final = 3.0  # seconds between two calls, after which this process may be replaced
 LAST_CLOSE: Final = 1.0  # seconds that the end waits for the consumer to close
 
 
@@ -50,7 +51,10 @@ class Assignment:
             progress=worker.progress,
             on_commit=self._committer.on_commit,
         )
-        self._looked_at = time.monotonic()
+        self._looked_at = self._called_at = time.monotonic()
+        self._stood_still = False
+        if worker.stores_rows:
+            worker.session.made_again = partial(self._committer.confirm, self._reader)
         self.partitions: dict[int, Partition] = {}
         self.keeps_metadata = False
         """Whether the broker keeps what commits carry."""
@@ -91,6 +95,7 @@ class Assignment:
 
         """
         worker = self._worker
+        self._note_call()
         worker.loop.pump()
         self._committer.tick(self._reader)
         if time.monotonic() - self._looked_at >= LOOK_EVERY:
@@ -105,6 +110,19 @@ class Assignment:
         elif worker.loop.is_busy:
             worker.loop.rest(BUSY_REST)
         return messages
+
+    def complete_epoch(self) -> None:
+        """See that this process is still the one that may complete an epoch.
+
+        Bytewax has no fence: the snapshot of a process that was frozen would spoil the recovery
+        directory of its successor. Nothing is waited for unless this one stood still.
+
+        :raises StreamError: Another process has taken over.
+
+        """
+        self._note_call()
+        if self._stood_still:
+            self._stood_still = not self._worker.confirm()
 
     def release(self) -> bool:
         """Go on with the release: nothing is read any more.
@@ -125,6 +143,11 @@ class Assignment:
         self._reader.close().join(LAST_CLOSE)
         return True
 
+    def _note_call(self) -> None:
+        now = time.monotonic()
+        self._stood_still = self._stood_still or now - self._called_at > STOOD_STILL
+        self._called_at = now
+
     def _look(self) -> None:
         self._looked_at = time.monotonic()
         self._reader.look()
@@ -141,7 +164,7 @@ class Assignment:
             partition_key(at.topic, number),
             tracker,
             self._topic.id,
-            point.metadata.moves,
+            point.metadata.generation,
             worker.dead_letters if worker.sends_failures else None,
         )
 

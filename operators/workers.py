@@ -67,6 +67,7 @@ class Worker:
             self.settings,
             loop=self.loop,
             progress=self.progress,
+            stop=self.stop,
             confirm=self._confirm,
             is_stored=self._is_stored if self.stores_rows else None,
         )
@@ -109,6 +110,22 @@ class Worker:
             return False
         task.result()
         return True
+
+    def confirm(self) -> bool:
+        """See that the locks are held; waits for the answer.
+
+        :returns: Whether there was one before the end of a stop.
+
+        :raises StreamError: Another process has, or had, one of them.
+
+        """
+        if not self.stores_rows:
+            return True
+        task = self.loop.spawn(self.session.confirm())
+        self.loop.run_until(lambda: task.done() or self.stop.gives_up(is_hopeless=False))
+        if task.done():
+            task.result()
+        return task.done()
 
     def look(self) -> None:
         """Look now and then at what is believed, and close what is not used."""

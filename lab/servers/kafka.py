@@ -36,7 +36,7 @@ class ApacheKafka(KafkaServer):
     """
 
     keeps_data: ClassVar[bool] = True
-    ready_limit: ClassVar[timedelta] = timedelta(seconds=60)
+    ready_limit: ClassVar[timedelta] = timedelta(seconds=110)
     stop_limit: ClassVar[timedelta] = timedelta(seconds=15)
 
     def __init__(self, folder: Path, *, settings: Mapping[str, str] | None = None) -> None:

@@ -15,11 +15,12 @@ behind it, until it is aborted. So where to end is asked for without regard to t
 
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING
+from confluent_kafka import OFFSET_BEGINNING, Message
 
 from operators.dead_letters.envelope import Origin, text_headers
+from operators.engine.shutdown import Stop
 from operators.errors import DeliveryError, DependencyError, fatal
 from operators.kafka.metadata import LettersPosition, ResumePoint
 from operators.kafka.topic_reader import TopicReader, position
@@ -28,12 +29,19 @@ from telemetry import log
 
 __all__ = ["ReadBack", "Written", "read_back"]
 
+TELL_EVERY: Final = 10.0  # seconds
+LONGEST_WAIT: Final = 360.0
+"""Seconds; a transaction of another stream that was killed is aborted by the broker after five
+minutes (`LIFETIME` in `operators.dead_letters.producer`)."""
+
 
 class Written(NamedTuple):
     """A dead letter that is in the error topic."""
 
     at: LettersPosition
     source_offset: int
+    source_timestamp: int
+    """In a topic that was created again, another message has the offset."""
 
 
 class ReadBack(NamedTuple):
@@ -46,7 +54,27 @@ class ReadBack(NamedTuple):
     """Of the partitions of the error topic that were read."""
 
 
-def read_back(settings: Settings, points: Mapping[int, ResumePoint]) -> ReadBack:
+class _Patience:
+    """Waits for a transaction that somebody left open, and says so."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._told = 0.0
+
+    def __call__(self, waited: float) -> bool:
+        """Whether to wait on.
+
+        :arg waited: Seconds since something came.
+
+        """
+        if waited - self._told > TELL_EVERY:
+            self._told = waited
+            reason = "a transaction is open in the error topic, or its broker does not answer"
+            log.warning("dead_letters.read_back_waits", seconds=round(waited), reason=reason)
+        return waited < LONGEST_WAIT and not self._stop.requested
+
+
+def read_back(settings: Settings, points: Mapping[int, ResumePoint], stop: Stop) -> ReadBack:
     """Find the dead letters of messages that will be read again.
 
     :arg points: By source partition, where it is read on and what is known of its dead letters.
@@ -59,20 +87,19 @@ def read_back(settings: Settings, points: Mapping[int, ResumePoint]) -> ReadBack
     started = time.monotonic()
     found: dict[int, list[Written]] = {number: [] for number in points}
     try:
-        with TopicReader(settings, settings.kafka_error_topic, reset="earliest") as reader:
+        with TopicReader(
+            settings, settings.kafka_error_topic, reset="earliest", while_waiting=_Patience(stop)
+        ) as reader:
             starts = _starts(reader.partitions(), points)
             ends = reader.ends(list(starts))
             for records in reader.read_to_end(starts, ends):
                 for record in records:
-                    origin = Origin.read(text_headers(record.headers()))
-                    if origin is None or not origin.belongs_to(
-                        settings.kafka_consumer_group, settings.kafka_topic
-                    ):
+                    letter_of = _read(record, settings)
+                    if letter_of is None:
                         continue
-                    point = points.get(origin.partition)
-                    if point is not None and origin.offset >= point.offset:
-                        at = LettersPosition(*position(record))
-                        found[origin.partition].append(Written(at, origin.offset))
+                    number, letter = letter_of
+                    if number in points and letter.source_offset >= points[number].offset:
+                        found[number].append(letter)
     except DependencyError as error:
         msg = f"KAFKA_ERROR_TOPIC: cannot read back what was written before: {error}"
         raise fatal(DeliveryError(msg)) from None
@@ -81,6 +108,21 @@ def read_back(settings: Settings, points: Mapping[int, ResumePoint]) -> ReadBack
     seconds = round(time.monotonic() - started, 2)
     log.info("dead_letters.read_back", known=sum(map(len, found.values())), seconds=seconds)
     return ReadBack(found, ends)
+
+
+def _read(record: Message, settings: Settings) -> tuple[int, Written] | None:
+    """Source partition and dead letter; None if it is none of this stream's."""
+    told = text_headers(record.headers())
+    origin = Origin.read(told)
+    group, topic = settings.kafka_consumer_group, settings.kafka_topic
+    if origin is None or not origin.belongs_to(group, topic):
+        return None
+    try:
+        timestamp = int(told["dlq.timestamp"])
+    except (KeyError, ValueError):  # somebody else's, after all
+        return None
+    at = LettersPosition(*position(record))
+    return origin.partition, Written(at, origin.offset, timestamp)
 
 
 def _starts(partitions: list[int], points: Mapping[int, ResumePoint]) -> dict[int, int]:

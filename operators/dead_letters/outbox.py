@@ -23,7 +23,7 @@ from operators.engine.loop import EventLoop
 from operators.engine.positions import finish
 from operators.errors import DeliveryError, fatal
 from operators.kafka.metadata import LettersPosition
-from operators.records import Failure, partition_key
+from operators.records import Failure, Message, partition_key
 from settings import Settings
 from telemetry import LATEST_FAILURES, FailureNote, Progress, log, metrics
 
@@ -76,8 +76,7 @@ class Outbox:
         self._progress, self._confirm, self._is_stored = progress, confirm, is_stored
         self._partition, self._error_partition = partition, error_partition
         self._key = partition_key(settings.kafka_topic, partition)
-        self.written = {each.source_offset for each in written}
-        """Offsets of messages whose dead letters were there when the partition was taken over."""
+        self._written = {each[1:] for each in written}
         self._recent = deque(each for each in written if each.at.partition == error_partition)
         # Version 0.1.0 wrote to all partitions of the error topic.
         elsewhere = [each.source_offset for each in written if each.at.partition != error_partition]
@@ -95,6 +94,10 @@ class Outbox:
     def unacknowledged(self) -> int:
         """Failures that are not committed."""
         return len(self._waiting) + self._unacknowledged
+
+    def has(self, message: Message) -> bool:
+        """Whether a message's dead letter was there when the partition was taken over."""
+        return (message.offset, message.timestamp) in self._written
 
     def put(self, failures: Iterable[Failure]) -> None:
         """Take failures."""
@@ -167,7 +170,7 @@ class Outbox:
 
     async def _placed_before(self, failures: list[Failure]) -> set[int]:
         """Offsets of messages that are in the error topic or in the tables already."""
-        known = {failure.message.offset for failure in failures} & self.written
+        known = {each.message.offset for each in failures if self.has(each.message)}
         unclear = [
             failure.message.offset
             for failure in failures
@@ -206,7 +209,7 @@ class Outbox:
         if self._producer is None:
             producer = TransactionalProducer(self._settings, self._key, self._error_partition)
             try:
-                await asyncio.to_thread(producer.open, self._settings.start_timeout)
+                await producer.reopen(self._settings.start_timeout)
             except KafkaException as error:
                 raise self._stopped_by(error.args[0]) from None
             await self._confirm()
@@ -223,7 +226,8 @@ class Outbox:
         for letter in letters:
             offset = self._end if letter.offset is None else letter.offset
             self._end = max(self._end, offset + 1)
-            self._recent.append(Written(self._at(offset), letter.failure.message.offset))
+            source = letter.failure.message
+            self._recent.append(Written(self._at(offset), source.offset, source.timestamp))
         kinds = Counter(letter.failure[1:4] for letter in letters)
         for (stage, disposition, code), number in kinds.items():
             self._progress.count("failed", number, stage=stage, disposition=disposition)

@@ -103,6 +103,22 @@ class TransactionalProducer:
             else:
                 return
 
+    async def reopen(self, limit: timedelta) -> None:
+        """Do the same on the loop.
+
+        :raises KafkaException: The broker refuses, or does not answer in time.
+
+        """
+        end = time.monotonic() + limit.total_seconds()
+        while True:
+            try:
+                await asyncio.to_thread(self._producer.init_transactions, CALL)
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > end:
+                    raise
+            else:
+                return
+
     async def send(self, letters: Iterable[DeadLetter], *, alone: bool = False) -> None:
         """Write letters in one transaction: all of them are in the topic, or none.
 

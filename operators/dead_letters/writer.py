@@ -22,6 +22,7 @@ from operators.dead_letters.already_written import Written, read_back
 from operators.dead_letters.outbox import Confirm, IsStored, Outbox
 from operators.dead_letters.producer import TransactionalProducer
 from operators.engine.loop import EventLoop
+from operators.engine.shutdown import Stop
 from operators.errors import DeliveryError, DependencyError, fatal
 from operators.kafka import client as topics
 from operators.kafka.metadata import LettersPosition, ResumePoint
@@ -76,10 +77,12 @@ class DeadLetterWriter:
         *,
         loop: EventLoop,
         progress: Progress,
+        stop: Stop,
         confirm: Confirm,
         is_stored: IsStored | None,
     ) -> None:
         self._settings, self._loop, self._progress = settings, loop, progress
+        self._stop = stop
         self._confirm, self._is_stored = confirm, is_stored
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._outboxes: dict[int, Outbox] = {}
@@ -116,7 +119,7 @@ class DeadLetterWriter:
         :raises DeliveryError: It cannot be read.
 
         """
-        found = read_back(self._settings, points)
+        found = read_back(self._settings, points, self._stop)
         for number, point in points.items():
             written = found.written[number]
             self._outboxes[number] = self._outbox(
@@ -129,7 +132,7 @@ class DeadLetterWriter:
         if not self._knows_any:
             return False
         outbox = self._outboxes.get(message.partition)
-        return outbox is not None and message.offset in outbox.written
+        return outbox is not None and outbox.has(message)
 
     def put(self, failures: Iterable[Failure]) -> None:
         """Take failures."""

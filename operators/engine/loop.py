@@ -166,7 +166,8 @@ class EventLoop:
             self.pump()
             if not is_reached():
                 self.rest(seconds)
-        self._raise_failure()  # which may be why it is reached
+        self.pump()  # a task that has just failed notes it in a later turn of the loop,
+        self._raise_failure()  # and that may be why the condition is met
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

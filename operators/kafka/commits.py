@@ -6,6 +6,7 @@ topic is still the same, since it may have been deleted and created again. If no
 committed any more and the stream stops; its next start follows the wish.
 """
 
+import asyncio
 import threading
 import time
 from collections.abc import Mapping
@@ -40,6 +41,11 @@ that nobody commits, and an alert looks at when the last one was taken."""
 BY_HAND: Final = (
     "{key}: the group's position was {now} by hand while the stream ran, which had committed offset"
     " {ours}. It stops; its next start {then}"
+)
+
+TAKEN_OVER: Final = (
+    "{key}: another process had taken the partition over meanwhile: this one was frozen or cut off,"
+    " and ends"
 )
 
 Committed = dict[int, TopicPartition]
@@ -101,6 +107,18 @@ class Committer:
         if silence >= EVERY and (silence >= AT_LEAST or self._has_moved()):
             self._asked_at = time.monotonic()
             self._look = self._ask(reader, CALL_TIMEOUT)
+
+    async def confirm(self, reader: Reader) -> None:
+        """See that nobody had the partitions since they were taken over, however long it takes.
+
+        :raises SourceError: As `tick`, or somebody had.
+
+        """
+        while True:
+            found = await asyncio.wrap_future(self._ask(reader, CALL_TIMEOUT))
+            if self._agrees(found):
+                return
+            await asyncio.sleep(EVERY)
 
     def commit_last(self, reader: Reader) -> None:
         """Commit once more and wait for it, as far as the broker answers: for a release.
@@ -191,12 +209,16 @@ class Committer:
     def _agrees(self, found: Committed | None) -> bool:
         """Whether the group has what was committed here; not if the broker has not answered."""
         for number, at in (found or {}).items():
+            metadata = CommitMetadata.read(at.metadata)
+            if metadata is not None and metadata.generation > self._partitions[number].generation:
+                key = self._partitions[number].key
+                raise fatal(SourceError(TAKEN_OVER.format(key=key)))
             if at.offset < 0:
                 now, then = (
                     "deleted",
-                    "goes on from its snapshot or, without one, as a new partition",
+                    "goes on from its snapshot or, without one, as a new group does",
                 )
-            elif self._keeps_metadata and CommitMetadata.read(at.metadata) is None:
+            elif self._keeps_metadata and metadata is None:
                 now, then = f"set to offset {at.offset}", "goes on from there"
             else:
                 continue

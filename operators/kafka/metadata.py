@@ -42,8 +42,12 @@ class CommitMetadata(NamedTuple):
     letters: LettersPosition | None = None
     """Dead letters of messages at or after the offset are there or behind; None if not known."""
 
-    moves: int = 0
-    """How often the offset was set by hand: after that, what was saved before counts no more."""
+    generation: int = 0
+    """Of the takeover, each higher than the one before: a fencing token. What an earlier one has
+    saved counts no more, and whoever sees a later one has lost the partition meanwhile."""
+
+    begun: bool = False
+    """Whether the offset is only where a group without offsets begins: nothing was done there."""
 
     def write(self) -> str:
         """As offset metadata."""
@@ -73,7 +77,8 @@ class CommitMetadata(NamedTuple):
         return cls(
             str(fields["topic_id"]),
             LettersPosition(*map(int, letters)) if letters else None,
-            int(fields.get("moves", 0)),
+            int(fields.get("generation", 0)),
+            bool(fields.get("begun", False)),
         )
 
 

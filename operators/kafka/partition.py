@@ -23,8 +23,8 @@ class Partition(NamedTuple):
     tracker: Tracker
     topic_id: str
     """Of the topic when the partition was taken over; empty if the broker tells none."""
-    moves: int
-    """See `CommitMetadata.moves`."""
+    generation: int
+    """See `CommitMetadata.generation`."""
     dead_letters: DeadLetterPositions | None
     """None if failures do not go to the error topic."""
 
@@ -33,4 +33,4 @@ class Partition(NamedTuple):
         done, letters = self.tracker.done, None
         if self.dead_letters is not None:
             letters = self.dead_letters.position(self.number, done)
-        return ResumePoint(done, CommitMetadata(self.topic_id, letters, self.moves))
+        return ResumePoint(done, CommitMetadata(self.topic_id, letters, self.generation))

@@ -154,12 +154,13 @@ class Reader:
     def _take(self, records: list[KafkaMessage]) -> list[Message]:
         # A message without error has all parts; the client's types say that it may not.
         batches: dict[int, list[Any]] = {}
+        errors = []
         for record in records:
             error = record.error()
             if error is None:
                 batches.setdefault(record.partition(), []).append(record)  # type: ignore[arg-type]
             else:
-                self._refuse(record, error)
+                errors.append((record, error))
         messages: list[Message] = []
         for number, batch in batches.items():
             fetch = self._partitions[number].tracker.add(len(batch), batch[-1].offset() + 1)
@@ -175,6 +176,8 @@ class Reader:
             fetch.weigh(size)
             self._mean_size = size / len(batch)
             self._progress.count("messages", len(batch), partition=number)
+        for record, error in errors:  # they are of what is behind the messages
+            self._refuse(record, error)
         return messages
 
     def _at(self, partition: Partition) -> TopicPartition:

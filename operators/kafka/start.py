@@ -4,11 +4,14 @@ Before anything is read, every partition has an offset in the group (`begin_grou
 any begins where `KAFKA_START_AT` says. A partition that was added to the topic is new to a group
 which has offsets, and begins at its beginning: else its first messages would be skipped.
 
-Snapshot and group both say that everything before an offset is durable, so the higher one counts.
-Unless somebody has set the group's offset since, which leaves it without our metadata: that is an
-operator's wish, and takes precedence over the snapshot.
+Snapshot and group both say that everything before an offset is durable, so the later one counts: of
+the later takeover, and of one takeover the higher offset. But a group that has only been begun says
+nothing, since its offsets may have expired or been deleted. And if somebody has set the group's
+offset since, which leaves it without our metadata, that is an operator's wish, and takes precedence
+over the snapshot.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -45,13 +48,13 @@ def begin_group(settings: Settings, partitions: Iterable[int], topic_id: str, st
     every = [TopicPartition(topic, number) for number in partitions]
     consumer = Consumer(client(settings, committer(settings)))
     try:
-        committed = _ask(consumer.committed, every, stop)
+        committed = _committed(consumer, every, stop)
         missing = [at for at in committed if at.offset < 0]
         is_new = len(missing) == len(committed)
         starts = [
             ResumePoint(
                 _first(settings, consumer, at, stop, at_beginning=not is_new),
-                CommitMetadata(topic_id),
+                CommitMetadata(topic_id, begun=True),
             ).commit(topic, at.partition)
             for at in missing
         ]
@@ -83,10 +86,13 @@ def resume_points(
     """
     wanted = [TopicPartition(topic, number) for number in states]
     try:
-        committed = _ask(consumer.committed, wanted, stop)
-        points = {
-            at.partition: _resume_point(at, states[at.partition], topic_id) for at in committed
-        }
+        points = {}
+        for at in _committed(consumer, wanted, stop):
+            point = _resume_point(at, states[at.partition], topic_id)
+            # By the clock too, in case that nothing is known of earlier ones.
+            generation = max(point.metadata.generation + 1, int(time.time()))
+            metadata = point.metadata._replace(generation=generation)
+            points[at.partition] = point._replace(metadata=metadata)
         # Now, so that a successor knows what was decided, however short this run is.
         _ask(partial(_commit, consumer), [points[at].commit(topic, at) for at in points], stop)
     except KafkaException as error:
@@ -97,10 +103,7 @@ def resume_points(
 
 def keeps_metadata(consumer: Consumer, topic: str, partition: int, stop: Stop) -> bool:
     """Whether the broker keeps what our commits carry, as Kafka does."""
-    try:
-        [kept] = _ask(consumer.committed, [TopicPartition(topic, partition)], stop)
-    except KafkaException:
-        return False
+    [kept] = _committed(consumer, [TopicPartition(topic, partition)], stop)
     return CommitMetadata.read(kept.metadata) is not None
 
 
@@ -115,9 +118,14 @@ def _resume_point(committed: TopicPartition, state: State | None, topic_id: str)
         if known and known.topic_id and topic_id and known.topic_id != topic_id:
             raise fatal(SourceError(NEW_TOPIC.format(key=key)))
     if metadata is not None:
-        in_group = ResumePoint(committed.offset, metadata._replace(topic_id=topic_id))
-        # A run that was set by hand counts more than whatever was saved before.
-        return max((saved or in_group, in_group), key=lambda at: (at.metadata.moves, at.offset))
+        if metadata.begun and saved is not None:
+            log.warning("source.begun", partition=committed.partition, snapshot=saved.offset)
+            return saved
+        known_now = metadata._replace(topic_id=topic_id or metadata.topic_id, begun=False)
+        in_group = ResumePoint(committed.offset, known_now)
+        return max(
+            (saved or in_group, in_group), key=lambda at: (at.metadata.generation, at.offset)
+        )
     by_hand = ResumePoint(committed.offset, CommitMetadata(topic_id))
     if saved is None or state is None:
         return by_hand
@@ -130,7 +138,8 @@ def _resume_point(committed: TopicPartition, state: State | None, topic_id: str)
         offset=committed.offset,
         reason="the group's offset was set by hand",
     )
-    return by_hand._replace(metadata=by_hand.metadata._replace(moves=saved.metadata.moves + 1))
+    generation = saved.metadata.generation
+    return by_hand._replace(metadata=by_hand.metadata._replace(generation=generation))
 
 
 def _first(
@@ -144,6 +153,16 @@ def _first(
             return int(found.offset)
     low, high = _ask(consumer.get_watermark_offsets, at, stop)
     return int(low if at_beginning or settings.kafka_start_at == "earliest" else high)
+
+
+def _committed(
+    consumer: Consumer, wanted: list[TopicPartition], stop: Stop
+) -> list[TopicPartition]:
+    found: list[TopicPartition] = _ask(consumer.committed, wanted, stop)
+    for at in found:
+        if at.error is not None:  # else it would look as if there was no offset
+            raise KafkaException(at.error)
+    return found
 
 
 def _ask(question: Callable[..., Any], about: Any, stop: Stop) -> Any:

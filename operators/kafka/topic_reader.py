@@ -34,12 +34,21 @@ class TopicReader:
 
     :arg reset: What to do at an offset that has expired: `error`, or go on at the `earliest`.
 
+    :arg while_waiting: Asked, with the seconds since something came, whether to wait for longer
+        than `START_TIMEOUT`.
+
     """
 
     def __init__(
-        self, settings: Settings, topic: str, *, reset: Literal["error", "earliest"]
+        self,
+        settings: Settings,
+        topic: str,
+        *,
+        reset: Literal["error", "earliest"],
+        while_waiting: Callable[[float], bool] | None = None,
     ) -> None:
         self._settings, self._topic = settings, topic
+        self._while_waiting = while_waiting
         self._brokers = settings.kafka_bootstrap_servers
         self._limit = settings.start_timeout.total_seconds()
         self._consumer = Consumer(
@@ -117,15 +126,16 @@ class TopicReader:
         :raises DependencyError: There was nothing for too long, or the broker refuses.
 
         """
-        limit = time.monotonic() + self._limit
+        began = time.monotonic()
         while True:
             first = self._consumer.poll(POLL)
             found = [] if first is None else [first, *self._consumer.consume(AT_ONCE, 0)]
             taken = [message for message in found if self._is_told(message)]
             if taken:
                 return taken
-            if time.monotonic() > limit:
-                msg = f"no answer within {self._limit:g} s"
+            waited = time.monotonic() - began
+            if waited > self._limit and not (self._while_waiting and self._while_waiting(waited)):
+                msg = f"nothing within {waited:.0f} s"
                 raise self._unreachable(msg)
 
     def read_to_end(

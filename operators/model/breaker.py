@@ -46,8 +46,6 @@ class Breaker:
 
     :arg backoff: How long each pause is.
 
-    :arg failures: How many failures in a row open it.
-
     """
 
     def __init__(

@@ -41,11 +41,7 @@ ANSWER_BYTES_EACH: Final = 2_000
 
 
 class ModelClient:
-    """The model's API.
-
-    :arg settings: URL, contract, token and limits.
-
-    """
+    """The model's API."""
 
     def __init__(self, settings: Settings) -> None:
         self._contract = CONTRACTS[settings.ml_api_contract]
@@ -177,8 +173,6 @@ def _retry_after(response: httpx.Response) -> float:
 
 def check(settings: Settings) -> str:
     """Ask the model's API for the predictions of no transactions.
-
-    :arg settings: URL, token and limits.
 
     :returns: The URL that answered.
 

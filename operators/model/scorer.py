@@ -43,13 +43,9 @@ REFUSALS: Final = 100
 class Scorer:
     """Scores the batches of one worker.
 
-    :arg settings: The service, retries, limits, and what to do in an outage.
-
     :arg retries: Pauses before a request is sent again; their factor is that of the settings.
 
     :arg probes: Pauses between two requests to a service that is down.
-
-    :arg failures: How many failures in a row show that it is down.
 
     :arg refusals: How many transactions a service may refuse that has never taken any.
 

@@ -28,11 +28,7 @@ _Request = asyncio.Task[Predictions]
 class Sender:
     """Sends the requests of one worker.
 
-    :arg settings: The service, and how many requests may be in flight.
-
     :arg probes: Pauses between two requests to a service that is down.
-
-    :arg failures: How many failures in a row open the breaker.
 
     """
 

@@ -64,7 +64,10 @@ class Session:
         self._turn = asyncio.Lock()
         self._claimed: set[str] = set()
         self._connection: Connection | None = None
-        self._closed = False
+        self._closed = self._is_lost = False
+        self.made_again: Callable[[], Awaitable[None]] | None = None
+        """Called when a lost session has its locks again, before anything is done in it: others
+        may have had them meanwhile, and have given them back. It raises if so."""
         self.confirmed_at = -math.inf
         """When the last look that found every claimed lock began, in monotonic seconds."""
 
@@ -182,6 +185,9 @@ class Session:
             with self._time_limit(connection):
                 missing = await locks.take(connection, self._group, self._claimed)
             if not missing:
+                if self._is_lost and self.made_again is not None:
+                    await self.made_again()
+                self._is_lost = False
                 self.confirmed_at = looked
                 return
             if looked > end:
@@ -208,6 +214,7 @@ class Session:
             raise StoreError(msg)
 
     def _lose(self) -> None:
+        self._is_lost = True
         if self._connection is not None:
             metrics.CONNECTION_LOSSES.labels("postgres").inc()
         self._drop()

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from signal import SIGCONT, SIGSTOP
 
 import pytest
 
 from lab.servers import free_port, wait_until
-from tests.acceptance.world import LONG, World, kill, stop, valid, wait_for_epochs
+from tests.acceptance.world import LONG, World, events, kill, stop, valid, wait_for_epochs
+from tests.kit.postgres import query
 
 pytestmark = pytest.mark.timeout(300)
 
+STUCK = "stuck order"
+"""Hangs at the model, so that it is in hand when the process is frozen."""
 PATIENT = {"ML_API_TIMEOUT": "90", "STOP_TIMEOUT": "1"}
 
 
@@ -57,3 +61,39 @@ def test_the_audit_misses_nothing_that_another_process_has_in_hand(world: World)
         found = world.audit()
         assert found.total("missing") == 0
         assert found.total("in_progress") == 160
+
+
+@pytest.mark.apache_kafka
+@pytest.mark.parametrize("verdict", ["refuses", "takes"])
+def test_a_process_whose_successor_came_and_went_writes_nothing(world: World, verdict: str) -> None:
+    """It finds its locks free again, and somebody else's takeover in the group: it ends."""
+    world.variables |= PATIENT | {"MAX_RETRIES": "0"}
+    with world.flow() as frozen:
+        frozen.wait_for("source.start")
+        world.send(valid(4))
+        world.wait_until_ended(4)
+        world.wait_until_committed()
+        world.model_api.control(name="hang", marker=STUCK)
+        world.send(valid(20, STUCK))
+        wait_until(lambda: world.model_api.state()["in_flight"] > 0, LONG, what="a request")
+        frozen.signal(SIGSTOP)
+        end = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE %s"
+        )
+        query(world.variables["DATABASE_URL"], end, f"%{world.topics.group}")
+        world.model_api.reset()
+        world.model_api.control(name="poison", marker=STUCK)
+        world.lose_recovery()
+        with world.flow() as successor:
+            successor.wait_for("source.start")
+            world.send(valid(4))
+            world.wait_until_committed()
+            stop(successor)
+        if verdict == "takes":
+            world.model_api.reset()
+        frozen.signal(SIGCONT)
+        assert frozen.wait(LONG) == 1
+        lines = events(frozen, "source.stopped")
+        assert {"taken the partition over" in line["error"] for line in lines} == {True}
+    world.account().expect_each_once(world.sent)
+    assert world.audit().adds_up

@@ -155,7 +155,7 @@ def test_it_is_awake_after_it_gave_something(make: Make) -> None:
     worker = make()
     worker.take(1)
     worker.until(lambda: worker.outcomes)
-    assert not worker.loop.is_busy
+    worker.loop.run_until(lambda: not worker.loop.is_busy)
     assert worker.batcher.notify_at() is not None
 
 

@@ -131,7 +131,7 @@ def test_an_old_snapshot_does_not_undo_what_was_set_by_hand(reading: Reading) ->
         assert offsets(run.read(2)) == [1, 2]
     with reading.run(state(3)) as run:
         assert offsets(run.read(2)) == [1, 2]
-        assert run.snapshot()["moves"] == 1
+        assert run.snapshot()["generation"] > 1
 
 
 @pytest.mark.apache_kafka
@@ -189,4 +189,5 @@ def test_what_is_known_of_the_topic_is_in_snapshot_and_commit(
     topic = describe(AdminClient(apache_kafka.client_settings), reading.topics.transactions, 10)
     with reading.run() as run:
         run.turn()
-        assert run.snapshot() == state(0, topic_id=topic.id)
+        found = run.snapshot()
+        assert found == state(0, topic_id=topic.id) | {"generation": found["generation"]}

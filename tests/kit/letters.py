@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, Final
 
 from confluent_kafka import Message as KafkaMessage
@@ -11,6 +12,7 @@ from operators.dead_letters.envelope import Record
 from operators.dead_letters.writer import DeadLetterWriter
 from operators.engine.loop import EventLoop
 from operators.engine.positions import InHand, Tracker
+from operators.engine.shutdown import Stop
 from operators.kafka.metadata import CommitMetadata, LettersPosition, ResumePoint
 from operators.records import Failure, Message
 from settings import Settings
@@ -37,7 +39,7 @@ class Writing:
     def __init__(self, broker: KafkaServer, topics: Topics) -> None:
         self.broker, self.topics = broker, topics
         self.loop = EventLoop()
-        self.progress = Progress()
+        self.progress, self.stop = Progress(), Stop(timedelta(seconds=5))
         self.confirmed = 0
         self.writer = self.writer_of()
 
@@ -64,6 +66,7 @@ class Writing:
             self.settings(**variables),
             loop=self.loop,
             progress=self.progress,
+            stop=self.stop,
             confirm=self._confirm,
             is_stored=is_stored,
         )

@@ -30,9 +30,9 @@ ROOMS: Mapping[str, set[str]] = {
     "model": BASE,
     "workers": BASE - {"errors", "records"} | {"dead_letters", "postgres", "model"},
     "takeover": BASE - {"settings"} | {"kafka", "workers"},
-    "source": BASE - {"errors"} | {"kafka", "dead_letters", "takeover", "workers"},
+    "source": BASE | {"kafka", "dead_letters", "takeover", "workers"},
     "score": {"engine", "records", "model", "workers"},
-    "sinks": {"records", "workers"},
+    "sinks": {"engine", "records", "workers"},
     "preflight": {"errors", "settings", "source", "dead_letters", "postgres", "model"},
 }
 """Rooms and modules of operators/, lowest first; the steps come last."""

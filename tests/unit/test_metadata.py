@@ -20,7 +20,8 @@ SNAPSHOT = {
     "offset": 1_200,
     "topic_id": "EaE9tDgOQb",
     "letters": (3, 42),
-    "moves": 1,
+    "generation": 1,
+    "begun": False,
     "keeps_metadata": True,
 }
 """If this changes, so must its version."""
@@ -29,7 +30,8 @@ SNAPSHOT = {
 def test_the_form_of_commit_metadata() -> None:
     """Read by later versions, and by people who look at the group's offsets."""
     text = (
-        '{"by": "fraud-scoring-stream", "topic_id": "EaE9tDgOQb", "letters": [3, 42], "moves": 1}'
+        '{"by": "fraud-scoring-stream", "topic_id": "EaE9tDgOQb", "letters": [3, 42],'
+        ' "generation": 1, "begun": false}'
     )
 
     assert METADATA.write() == text
@@ -74,7 +76,7 @@ def test_metadata_of_version_0_1_0_is_understood() -> None:
         *(None, "", "set by hand", "{}", "[]", "7", "null"),
         '{"by": "another", "topic_id": ""}',
         '{"by": "fraud-scoring-stream"}',
-        '{"by": "fraud-scoring-stream", "topic_id": "", "moves": "x"}',
+        '{"by": "fraud-scoring-stream", "topic_id": "", "generation": "x"}',
         '{"by": "fraud-scoring-stream", "topic_id": "", "letters": [1]}',
     ],
 )

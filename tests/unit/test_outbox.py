@@ -18,6 +18,7 @@ from telemetry import Progress
 from tests.kit.factories import failure, message, settings
 
 PARTITION, HORIZON = 1, 10
+TIME = message().timestamp
 
 
 @pytest.fixture
@@ -28,7 +29,9 @@ def loop() -> EventLoop:
 
 def written(*letters: tuple[int, int, int]) -> list[Written]:
     """Make what was read back, of partition and offset there and the source's offset."""
-    return sorted(Written(LettersPosition(at, offset), source) for at, offset, source in letters)
+    return sorted(
+        Written(LettersPosition(at, offset), source, TIME) for at, offset, source in letters
+    )
 
 
 async def _nothing() -> None:

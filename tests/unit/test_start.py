@@ -13,16 +13,16 @@ LETTERS = LettersPosition(3, 42)
 
 
 def snapshot(
-    offset: int, *, topic_id: str = ID, moves: int = 0, keeps_metadata: bool = True
+    offset: int, *, topic_id: str = ID, generation: int = 0, keeps_metadata: bool = True
 ) -> State:
     """Make the snapshot of a partition."""
-    point = ResumePoint(offset, CommitMetadata(topic_id, LETTERS, moves))
+    point = ResumePoint(offset, CommitMetadata(topic_id, LETTERS, generation))
     return point.state(keeps_metadata=keeps_metadata)
 
 
-def ours(offset: int, *, topic_id: str = ID, moves: int = 0) -> TopicPartition:
+def ours(offset: int, *, topic_id: str = ID, generation: int = 0) -> TopicPartition:
     """Make an offset that the stream has committed."""
-    metadata = CommitMetadata(topic_id, LettersPosition(3, 50), moves)
+    metadata = CommitMetadata(topic_id, LettersPosition(3, 50), generation)
     return ResumePoint(offset, metadata).commit("t", 0)
 
 
@@ -33,7 +33,7 @@ def by_hand(offset: int) -> TopicPartition:
 
 def test_without_a_snapshot_the_groups_offset_counts() -> None:
     """With all that is known there."""
-    point = _resume_point(ours(100, moves=2), None, ID)
+    point = _resume_point(ours(100, generation=2), None, ID)
 
     assert point == ResumePoint(100, CommitMetadata(ID, LettersPosition(3, 50), 2))
 
@@ -51,30 +51,45 @@ def test_of_snapshot_and_commit_the_higher_counts(saved: int, committed: int, co
 
 @pytest.mark.parametrize("offset", [10, 200])
 def test_an_offset_that_was_set_by_hand_takes_precedence(offset: int) -> None:
-    """Forward or back; from now on snapshots of before count no more, and it is said."""
+    """Forward or back, and it is said; the takeover that follows makes older snapshots void."""
     with structlog.testing.capture_logs() as logs:
-        point = _resume_point(by_hand(offset), snapshot(100, moves=4), ID)
+        point = _resume_point(by_hand(offset), snapshot(100, generation=4), ID)
 
-    assert point == ResumePoint(offset, CommitMetadata(ID, None, 5))
+    assert point == ResumePoint(offset, CommitMetadata(ID, None, 4))
     [line] = logs
     assert (line["event"], line["snapshot"], line["offset"]) == ("source.moved", 100, offset)
 
 
 def test_an_offset_that_was_set_to_where_the_snapshot_is_moves_nothing() -> None:
     """What the snapshot knows is of use then."""
-    point = _resume_point(by_hand(100), snapshot(100, moves=4), ID)
+    point = _resume_point(by_hand(100), snapshot(100, generation=4), ID)
 
     assert point == ResumePoint(100, CommitMetadata(ID, LETTERS, 4))
 
 
-def test_what_a_moved_group_has_committed_beats_an_older_snapshot() -> None:
+def test_what_a_later_takeover_has_committed_beats_an_older_snapshot() -> None:
     """Back by hand, a run that read on from there, and a recovery directory of before."""
-    assert _resume_point(ours(20, moves=1), snapshot(100), ID).offset == 20
+    assert _resume_point(ours(20, generation=1), snapshot(100), ID).offset == 20
 
 
-def test_a_snapshot_of_after_a_move_beats_an_older_commit() -> None:
-    """Its run was killed before it could commit."""
-    assert _resume_point(ours(100), snapshot(20, moves=1), ID).offset == 20
+def test_a_snapshot_of_a_later_takeover_beats_an_older_commit() -> None:
+    """One of a process that was frozen, and told the broker late."""
+    assert _resume_point(ours(100), snapshot(20, generation=1), ID).offset == 20
+
+
+def test_a_group_that_was_only_begun_does_not_beat_a_snapshot() -> None:
+    """Its offsets had expired or were deleted, and `KAFKA_START_AT` would skip what is between."""
+    metadata = CommitMetadata(ID, begun=True)
+    begun = ResumePoint(500, metadata).commit("t", 0)
+    with structlog.testing.capture_logs() as logs:
+        assert _resume_point(begun, snapshot(100), ID).offset == 100
+    assert [line["event"] for line in logs] == ["source.begun"]
+    assert _resume_point(begun, None, ID) == ResumePoint(500, CommitMetadata(ID))
+
+
+def test_a_known_topic_is_not_forgotten() -> None:
+    """Where the broker does not tell it once, the next start still knows it."""
+    assert _resume_point(ours(100), None, "").metadata.topic_id == ID
 
 
 def test_where_the_broker_keeps_no_metadata_the_snapshot_counts() -> None:
