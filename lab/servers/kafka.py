@@ -102,6 +102,8 @@ class ApacheKafka(KafkaServer):
             "log.dirs": str(self.folder / "data"),
             # A topic that a typing error made would hide the error.
             "auto.create.topics.enable": "false",
+            # Messages with times of long ago, as tests send them, would be removed now and then.
+            "log.retention.ms": "-1",
             # One node holds one copy.
             "offsets.topic.replication.factor": "1",
             "transaction.state.log.replication.factor": "1",
