@@ -36,7 +36,7 @@ PLACES: dict[Position, Place] = {
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(bool(WallClock.missing()), reason=str(WallClock.missing()))
-@pytest.mark.parametrize("seed", [18915])
+@pytest.mark.parametrize("seed", [18918])
 def test_nothing_is_lost_or_there_twice_whatever_is_killed(
     seed: int, servers_folder: Path, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
