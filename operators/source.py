@@ -14,32 +14,24 @@ from typing import Final
 
 from bytewax.connectors.kafka import KafkaSource
 from bytewax.inputs import StatefulSourcePartition
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
 
 from operators.dead_letters.writer import MOST_OPEN
 from operators.engine import descriptors
 from operators.engine.loop import WorkerLocal
-from operators.engine.shutdown import Stop
-from operators.errors import SourceError, fatal
+from operators.errors import DependencyError, SourceError, fatal
 from operators.kafka import client as topics
-from operators.kafka.client import TopicDescription
+from operators.kafka.identity import TopicDescription, topic_id
 from operators.kafka.metadata import NOTHING_KNOWN, State
 from operators.kafka.start import begin_group
 from operators.records import Message, partition_key
 from operators.takeover import Assignment
 from operators.workers import Worker, Workers
 from settings import Settings, workers_per_process
-from telemetry import log
 
 __all__ = ["TransactionSource", "check"]
 
 BUSY: Final = timedelta(milliseconds=2)  # nothing to read, but requests or writes are going on
 SOON: Final = timedelta(milliseconds=10)  # nothing to do, but the epoch may be over soon
-NO_ID: Final = {  # brokers before 2.8
-    KafkaError.UNSUPPORTED_VERSION,
-    KafkaError._UNSUPPORTED_FEATURE,  # noqa: SLF001 - librdkafka's own codes begin so
-}
 BESIDE: Final = 100  # descriptors for all else: the model, the database, recovery, HTTP, libraries
 OTHERS: Final = 0.2  # seconds until a partition that does not read is asked again
 
@@ -75,7 +67,11 @@ class TransactionSource(KafkaSource):
         """
         settings, worker = self._settings, self._workers()
         numbers = topics.partitions(settings)
-        topic = TopicDescription(_topic_id(settings, worker.stop), len(numbers))
+        try:
+            found = topic_id(settings, give_up=lambda: worker.stop.requested)
+        except DependencyError as error:
+            raise fatal(SourceError(str(error))) from None
+        topic = TopicDescription(found, len(numbers))
         self._described()[:] = [topic]
         begin_group(settings, numbers, topic.id, worker.stop)
         worker.progress.partitions = len(numbers)
@@ -90,24 +86,6 @@ class TransactionSource(KafkaSource):
         number = int(for_part.split("-", 1)[0])
         reading.states[number] = resume_state
         return _Partition(reading, number)
-
-
-def _topic_id(settings: Settings, stop: Stop) -> str:
-    admin = AdminClient(topics.client(settings, {}))
-    topic, limit = settings.kafka_topic, settings.start_timeout.total_seconds()
-    try:
-        found = topics.ask(
-            lambda: topics.describe(admin, topic, limit), give_up=lambda: stop.requested
-        )
-    except KafkaException as error:
-        reason = error.args[0]
-        if reason.code() in NO_ID:
-            log.warning("topic.no_id", topic=topic, reason=reason.str())
-            return ""
-        # Not to be taken for a topic without id, which would be forgotten.
-        msg = f"{topic}: cannot find which topic this is: {reason.str()}"
-        raise fatal(SourceError(msg)) from None
-    return found.id
 
 
 class _Reading:

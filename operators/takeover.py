@@ -16,8 +16,9 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from operators.engine.positions import Tracker
 from operators.errors import SourceError, fatal
-from operators.kafka.client import CALL_TIMEOUT, TopicDescription, ask
+from operators.kafka.client import CALL_TIMEOUT, ask
 from operators.kafka.commits import Committer
+from operators.kafka.identity import NEW_TOPIC, TopicDescription
 from operators.kafka.metadata import ResumePoint, State
 from operators.kafka.partition import Partition
 from operators.kafka.reader import Reader
@@ -74,6 +75,8 @@ class Assignment:
         consumer = self._reader.consumer
         if not worker.claim([partition_key(name, number) for number in states]):
             return
+        if not worker.rows_are_of(self._topic.id):
+            raise fatal(SourceError(NEW_TOPIC.format(key=name)))
         if worker.sends_failures:
             worker.dead_letters.fence(states)
         points = resume_points(consumer, name, states, self._topic.id, worker.stop)

@@ -6,6 +6,7 @@ Nothing is made before it is needed, and nothing connects before the stream runs
 import asyncio
 import time
 from functools import cached_property
+from typing import Any
 
 from operators.dead_letters.writer import DeadLetterWriter
 from operators.engine.epochs import EpochPacer
@@ -16,7 +17,7 @@ from operators.engine.shutdown import Stop
 from operators.model.batcher import AsyncBatcher
 from operators.model.scorer import Scorer
 from operators.postgres.session import LEASE, Session
-from operators.postgres.tables import stored_positions
+from operators.postgres.tables import note_topic, stored_positions
 from operators.postgres.writer import RowWriter
 from settings import Settings
 from telemetry import Progress, worker_index
@@ -104,12 +105,27 @@ class Worker:
         if not self.stores_rows:
             return True
         task = self.loop.spawn(self.session.claim(partition_keys))
-        self.loop.run_until(lambda: task.done() or self.stop.requested)
-        if not task.done():
-            task.cancel()
-            return False
-        task.result()
-        return True
+        if self._wait_for(task):
+            task.result()
+            return True
+        return False
+
+    def rows_are_of(self, topic_id: str) -> bool:
+        """See that the rows of this topic's name are of this topic; waits for the answer.
+
+        :arg topic_id: Of the topic that has the name now; empty if the broker tells none.
+
+        :returns: False if they come from an earlier topic of the same name. True if it cannot be
+            known, or if a stop was requested meanwhile.
+
+        """
+        if not self.stores_rows or not topic_id:
+            return True
+        topic = self.settings.kafka_topic
+        task = self.loop.spawn(
+            self.session.run(lambda connection: note_topic(connection, topic, topic_id))
+        )
+        return not self._wait_for(task) or task.result() == topic_id
 
     def confirm(self) -> bool:
         """See that the locks are held; waits for the answer.
@@ -139,6 +155,18 @@ class Worker:
             return
         if time.monotonic() - self.session.confirmed_at > LEASE:
             self._confirming = self.loop.start(self.session.confirm())
+
+    def _wait_for(self, task: asyncio.Task[Any]) -> bool:
+        """Wait until a task is done; a stop cancels it.
+
+        :returns: Whether it is done.
+
+        """
+        self.loop.run_until(lambda: task.done() or self.stop.requested)
+        if not task.done():
+            task.cancel()
+            return False
+        return True
 
     async def _confirm(self) -> None:
         if self.stores_rows:

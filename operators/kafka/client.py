@@ -3,13 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import (
     Consumer,
     KafkaError,
     KafkaException,
-    TopicCollection,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
@@ -22,12 +21,10 @@ __all__ = [
     "COMMIT_TIMEOUT",
     "NOT_YET",
     "UNKNOWN_TOPIC",
-    "TopicDescription",
     "ask",
     "check",
     "client",
     "committer",
-    "describe",
     "ends",
     "partition_count",
     "partitions",
@@ -48,15 +45,6 @@ UNKNOWN_TOPIC: Final = {  # what is said of a partition that metadata does not h
     KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - librdkafka's own codes begin so
     KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
 }
-
-
-class TopicDescription(NamedTuple):
-    """What a broker says of a topic."""
-
-    id: str
-    """Another one after the topic was re-created; empty if the broker has none (before 2.8)."""
-
-    partitions: int
 
 
 def client(settings: Settings, properties: dict[str, Any]) -> dict[str, Any]:
@@ -118,24 +106,6 @@ def check(settings: Settings, topic: str) -> str:
     """
     found = partition_count(settings, topic)
     return f"{topic} at {settings.kafka_bootstrap_servers}, {found} partitions"
-
-
-def describe(admin: AdminClient, topic: str, seconds: float) -> TopicDescription:
-    """Ask for the identity and the size of a topic.
-
-    :arg seconds: How long to wait for the answer.
-
-    :returns: What the broker says.
-
-    :raises KafkaException: There is no answer, or no such topic.
-
-    """
-    asked = admin.describe_topics(TopicCollection([topic]), request_timeout=seconds)
-    try:
-        found = asked[topic].result(timeout=seconds)
-    except TimeoutError:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None  # noqa: SLF001
-    return TopicDescription(str(found.topic_id or ""), len(found.partitions))
 
 
 def ask(question: Callable[[], X], *, give_up: Callable[[], bool]) -> X:

@@ -22,12 +22,11 @@ from operators.kafka.client import (
     COMMIT_TIMEOUT,
     UNKNOWN_TOPIC,
     client,
-    describe,
 )
+from operators.kafka.identity import NEW_TOPIC, describe
 from operators.kafka.metadata import CommitMetadata
 from operators.kafka.partition import Partition
 from operators.kafka.reader import Reader
-from operators.kafka.start import NEW_TOPIC
 from settings import Settings
 from telemetry import log, metrics
 

@@ -16,8 +16,8 @@ from confluent_kafka import Message as KafkaMessage
 from operators.engine.positions import InHand
 from operators.errors import SourceError, fatal
 from operators.kafka.client import CALL_TIMEOUT, client, committer
+from operators.kafka.identity import NEW_TOPIC
 from operators.kafka.partition import Partition
-from operators.kafka.start import NEW_TOPIC
 from operators.records import Message
 from settings import Settings
 from telemetry import Progress, log, metrics

@@ -14,25 +14,20 @@ over the snapshot.
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from operators.engine.shutdown import Stop
 from operators.errors import SourceError, fatal
 from operators.kafka.client import CALL_TIMEOUT, ask, client, committer
+from operators.kafka.identity import NEW_TOPIC
 from operators.kafka.metadata import CommitMetadata, ResumePoint, State
 from operators.records import partition_key
 from settings import Settings
 from telemetry import log
 
-__all__ = ["NEW_TOPIC", "begin_group", "keeps_metadata", "resume_points"]
-
-NEW_TOPIC: Final = (
-    "{key}: the topic was deleted and created again: its positions mean other messages now. To read"
-    " it, start with an empty recovery directory and another KAFKA_CONSUMER_GROUP; rows of the old"
-    " topic have to get another source_topic first"
-)
+__all__ = ["begin_group", "keeps_metadata", "resume_points"]
 
 
 def begin_group(settings: Settings, partitions: Iterable[int], topic_id: str, stop: Stop) -> None:

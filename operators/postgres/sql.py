@@ -25,12 +25,14 @@ __all__ = [
     "LIMIT_STATEMENTS",
     "LOCK_HOLDER",
     "MAY",
+    "NOTE_TOPIC",
     "PRIVILEGES",
     "STAGED",
     "STORE",
     "STORED_POSITIONS",
     "TABLE_EXISTS",
     "TAKE_LOCKS",
+    "TOPIC_ID",
     "UNLOCK",
 ]
 
@@ -122,6 +124,12 @@ WHERE source_topic = %(topic)s AND source_partition = %(partition)s
     AND source_offset = ANY(%(offsets)s::bigint[])
 """
 
+NOTE_TOPIC: Final = """
+INSERT INTO source_topics (source_topic, topic_id) VALUES (%s, %s) ON CONFLICT DO NOTHING
+"""
+
+TOPIC_ID: Final = "SELECT topic_id FROM source_topics WHERE source_topic = %s"
+
 LIMIT_STATEMENTS: Final = "SELECT set_config('statement_timeout', %s, false)"
 """Milliseconds; a statement and not a connection option, which poolers refuse."""
 
@@ -168,5 +176,7 @@ PRIVILEGES: Final = [
     ("predictions", "INSERT"),
     ("duplicates", "SELECT"),
     ("duplicates", "INSERT"),
+    ("source_topics", "SELECT"),
+    ("source_topics", "INSERT"),
 ]
 """What the stream's database user needs, by table."""

@@ -7,7 +7,7 @@ from operators.postgres import sql as statements
 from operators.postgres.connection import Connection
 from operators.records import Scored
 
-__all__ = ["Merged", "UnaccountedError", "merge", "stored_positions"]
+__all__ = ["Merged", "UnaccountedError", "merge", "note_topic", "stored_positions"]
 
 
 class Merged(NamedTuple):
@@ -79,6 +79,20 @@ async def stored_positions(
     values = {"topic": topic, "partition": partition, "offsets": list(offsets)}
     cursor = await connection.execute(statements.STORED_POSITIONS, values)
     return {offset for (offset,) in await cursor.fetchall()}
+
+
+async def note_topic(connection: Connection, topic: str, topic_id: str) -> str:
+    """Note which topic the rows come from, unless it is noted already.
+
+    :arg topic_id: Of the topic that has this name now.
+
+    :returns: The id of the topic that the rows of this name come from.
+
+    """
+    await connection.execute(statements.NOTE_TOPIC, [topic, topic_id])
+    cursor = await connection.execute(statements.TOPIC_ID, [topic])
+    [(noted,)] = await cursor.fetchall()
+    return str(noted)
 
 
 def _columns(ordinal: int, row: Scored) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from operators.errors import DependencyError
 from operators.kafka import client as topics
+from operators.kafka.identity import NEW_TOPIC, topic_id
 from operators.kafka.topic_reader import TopicReader
 from ops.audit import letters
 from ops.audit.account import Account, Audit, Figure
@@ -42,6 +43,7 @@ def compare(
         TopicReader(settings, settings.kafka_topic, reset="error") as reader,
         Tables(settings) as tables,
     ):
+        _refuse_other_topic(tables.topic_id(), settings)
         topic = Topic(settings, reader)
         # First of all: whatever is before these offsets is in the stores that are read later.
         committed = topic.committed()
@@ -63,6 +65,12 @@ def compare(
     )
     _refuse_other_group(audit)
     return audit
+
+
+def _refuse_other_topic(noted: str, settings: Settings) -> None:
+    """Positions of one topic cannot be compared with those of another."""
+    if noted and noted != (topic_id(settings) or noted):
+        raise DependencyError(NEW_TOPIC.format(key=settings.kafka_topic))
 
 
 def _refuse_other_group(audit: Audit) -> None:

@@ -23,6 +23,7 @@ from settings import Settings
 __all__ = ["SPANS", "TABLES", "Tables"]
 
 TABLES: Final = ("transactions", "duplicates")
+"""Those that hold positions."""
 SLICE: Final = 100_000  # rows; at worst each is a span of its own
 GRACE: Final = 1.0  # seconds for the server to keep the limit itself
 
@@ -118,9 +119,17 @@ class Tables:
         statement = PLACES.format(table=sql.Identifier(table))
         return {at for (at,) in self._ask(statement, [self._topic, partition, list(offsets)])}
 
+    def topic_id(self) -> str:
+        """Kafka's id of the topic that the rows come from; empty if it is not known.
+
+        :raises DependencyError: Which setting to look at.
+
+        """
+        return "".join(noted for (noted,) in self._ask(statements.TOPIC_ID, [self._topic]))
+
     def _prepare(self) -> None:
         self._ask(statements.LIMIT_STATEMENTS, [str(round(self._limit * 1000))])
-        for table in TABLES:
+        for table in (*TABLES, "source_topics"):
             if self._ask(statements.TABLE_EXISTS, [table]) != [(True,)]:
                 msg = f"DATABASE_URL: there is no table {table}: run python -m ops migrate"
                 raise DependencyError(msg)

@@ -7,7 +7,8 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from lab.servers import ApacheKafka, wait_until
-from tests.acceptance.world import LONG, World, events, starts, stop, valid
+from operators.errors import DependencyError
+from tests.acceptance.world import LONG, World, events, garbage, starts, stop, valid
 from tests.kit.kafka import Outgoing
 from tests.kit.postgres import query
 
@@ -51,6 +52,26 @@ def test_a_topic_made_again_under_the_stream_is_not_read_from_the_middle(
             assert flow.wait() == 1
             [line] = events(flow, "source.stopped")
             assert topic in line["error"]
+
+
+def test_a_topic_made_again_while_the_stream_was_down_is_told_from_the_old_one(
+    world: World, apache_kafka: ApacheKafka
+) -> None:
+    """Without a snapshot and without offsets, which Kafka drops with the topic: the tables know."""
+    with world.flow() as flow:
+        world.send(valid(40))
+        world.wait_until_committed()
+        stop(flow)
+    _delete(apache_kafka, world.topics.transactions)
+    apache_kafka.create_topic(world.topics.transactions, 4)
+    world.lose_recovery()
+    world.send(garbage(40))  # at the positions of rows, where they would count as stored
+    with world.flow() as flow:
+        assert flow.wait() == 1
+        [line] = events(flow, "source.stopped")
+        assert "deleted and created again" in line["error"]
+    with pytest.raises(DependencyError, match="deleted and created again"):
+        world.audit()
 
 
 def test_partitions_added_while_the_stream_is_stopped_are_read_from_their_beginning(

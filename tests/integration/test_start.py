@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from lab.servers import ApacheKafka, wait_until
 from operators.errors import DependencyError, SourceError
-from operators.kafka.client import describe
+from operators.kafka.identity import describe
 from operators.kafka.metadata import CommitMetadata
 from tests.kit.reading import LONG, Reading, offsets, state
 

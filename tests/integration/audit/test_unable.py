@@ -70,7 +70,7 @@ def test_rights_to_read_are_all_it_needs(healthy: World, postgres: Postgres) -> 
         result = healthy.audit(DATABASE_URL=url)
         assert result.status == 2
         assert result.errors == ["audit: DATABASE_URL: this user lacks SELECT on duplicates"]
-        connection.execute(sql.SQL("GRANT SELECT ON duplicates TO {}").format(role))
+        connection.execute(sql.SQL("GRANT SELECT ON duplicates, source_topics TO {}").format(role))
         assert healthy.audited(DATABASE_URL=url).status == 0
         connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
         connection.execute(sql.SQL("DROP ROLE {}").format(role))
