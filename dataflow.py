@@ -5,6 +5,7 @@
 Everything is configured by the environment, see `settings.py`.
 """
 
+from functools import partial
 from typing import Any, cast
 
 import bytewax.operators as op
@@ -14,12 +15,13 @@ from bytewax.outputs import Sink
 
 import startup
 from operators.decode import decode
+from operators.engine.loop import WorkerLocal
 from operators.engine.shutdown import Stop
 from operators.records import Message
 from operators.score import score
 from operators.sinks import DeadLetterSink, PostgresSink, hand_over
 from operators.source import TransactionSource
-from operators.workers import Workers
+from operators.workers import Worker
 from settings import Settings
 from telemetry import Progress
 
@@ -37,8 +39,6 @@ def build(
 ) -> Dataflow:
     """Put the stream together; nothing connects before it runs.
 
-    :arg settings: Of the stream.
-
     :arg source: Instead of Kafka: gives `Message`.
 
     :arg stored: Instead of PostgreSQL: takes lists of `Scored`.
@@ -49,15 +49,16 @@ def build(
 
     :arg progress: Counts what passes.
 
-    :returns: The stream.
-
     """
-    workers = Workers(
-        settings,
-        stop=stop or Stop(settings.stop_timeout),
-        progress=progress or Progress(),
-        stores_rows=stored is None,
-        sends_failures=failed is None,
+    workers = WorkerLocal(
+        partial(
+            Worker,
+            settings,
+            stop=stop or Stop(settings.stop_timeout),
+            progress=progress or Progress(),
+            stores_rows=stored is None,
+            sends_failures=failed is None,
+        )
     )
     transactions = cast(Source[Message], TransactionSource(settings, workers))
 
@@ -75,8 +76,6 @@ def build(
 
 def flow() -> Dataflow:
     """Make the stream that `python -m bytewax.run dataflow` runs, if all that it needs is there.
-
-    :returns: The stream.
 
     :raises SystemExit: With one line that names the setting, if something is missing.
 

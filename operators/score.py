@@ -10,10 +10,11 @@ from functools import partial
 import bytewax.operators as op
 from bytewax.dataflow import Stream, operator
 
+from operators.engine.loop import WorkerLocal
 from operators.engine.routing import WorkerKeys
 from operators.model.batcher import AsyncBatcher, Outcomes
 from operators.records import Failure, Received, Scored
-from operators.workers import Workers
+from operators.workers import Worker
 
 __all__ = ["ScoreOut", "score"]
 
@@ -45,7 +46,7 @@ def _are_scored(outcomes: Outcomes) -> bool:
 
 
 @operator
-def score(step_id: str, up: Stream[list[Received]], *, workers: Workers) -> ScoreOut:
+def score(step_id: str, up: Stream[list[Received]], *, workers: WorkerLocal[Worker]) -> ScoreOut:
     """Score transactions in batches through the model's API.
 
     :returns: Transactions with predictions, and failures.

@@ -12,9 +12,10 @@ from typing import TypeVar
 
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
+from operators.engine.loop import WorkerLocal
 from operators.engine.positions import finish
 from operators.records import Failure, Scored
-from operators.workers import Worker, Workers
+from operators.workers import Worker
 
 __all__ = ["DeadLetterSink", "PostgresSink", "hand_over"]
 
@@ -24,7 +25,7 @@ B = TypeVar("B", bound="Sequence[Scored] | Sequence[Failure]")
 class PostgresSink(DynamicSink[Sequence[Scored]]):
     """Scored transactions to PostgreSQL. Exactly once: rows are idempotent by id and position."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: WorkerLocal[Worker]) -> None:
         self._workers = workers
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> "_RowSink":
@@ -52,7 +53,7 @@ class _RowSink(StatelessSinkPartition[Sequence[Scored]]):
 class DeadLetterSink(DynamicSink[Sequence[Failure]]):
     """Failures to the error topic. Exactly once for those who read committed records."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: WorkerLocal[Worker]) -> None:
         self._workers = workers
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> "_FailureSink":

@@ -25,7 +25,7 @@ from operators.kafka.metadata import NOTHING_KNOWN, State
 from operators.kafka.start import begin_group
 from operators.records import Message, partition_key
 from operators.takeover import Assignment
-from operators.workers import Worker, Workers
+from operators.workers import Worker
 from settings import Settings, workers_per_process
 
 __all__ = ["TransactionSource", "check"]
@@ -54,7 +54,7 @@ def check(settings: Settings) -> str:
 class TransactionSource(KafkaSource):
     """Transactions from a Kafka topic."""
 
-    def __init__(self, settings: Settings, workers: Workers) -> None:
+    def __init__(self, settings: Settings, workers: WorkerLocal[Worker]) -> None:
         super().__init__([settings.kafka_bootstrap_servers], [settings.kafka_topic])
         self._settings, self._workers = settings, workers
         self._described = WorkerLocal[list[TopicDescription]](list)

@@ -11,7 +11,7 @@ from typing import Any
 from operators.dead_letters.writer import DeadLetterWriter
 from operators.engine.epochs import EpochPacer
 from operators.engine.idle import IdleWait
-from operators.engine.loop import EventLoop, WorkerLocal
+from operators.engine.loop import EventLoop
 from operators.engine.positions import InHand
 from operators.engine.shutdown import Stop
 from operators.model.batcher import AsyncBatcher
@@ -22,7 +22,7 @@ from operators.postgres.writer import RowWriter
 from settings import Settings
 from telemetry import Progress, worker_index
 
-__all__ = ["Worker", "Workers"]
+__all__ = ["Worker"]
 
 
 class Worker:
@@ -176,33 +176,4 @@ class Worker:
         topic = self.settings.kafka_topic
         return await self.session.run(
             lambda connection: stored_positions(connection, topic, partition, offsets)
-        )
-
-
-class Workers(WorkerLocal[Worker]):
-    """Gives each worker thread its own `Worker`.
-
-    :arg stores_rows: Whether rows go to PostgreSQL.
-
-    :arg sends_failures: Whether failures go to the error topic.
-
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        stop: Stop,
-        progress: Progress,
-        stores_rows: bool,
-        sends_failures: bool,
-    ) -> None:
-        super().__init__(
-            lambda: Worker(
-                settings,
-                stop=stop,
-                progress=progress,
-                stores_rows=stores_rows,
-                sends_failures=sends_failures,
-            )
         )

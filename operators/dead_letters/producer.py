@@ -94,14 +94,8 @@ class TransactionalProducer:
 
         """
         end = time.monotonic() + limit.total_seconds()
-        while True:
-            try:
-                self._producer.init_transactions(CALL)
-            except KafkaException as error:
-                if not error.args[0].retriable() or time.monotonic() > end:
-                    raise
-            else:
-                return
+        while not self._opened(end):
+            pass
 
     async def reopen(self, limit: timedelta) -> None:
         """Do the same on the loop.
@@ -110,14 +104,8 @@ class TransactionalProducer:
 
         """
         end = time.monotonic() + limit.total_seconds()
-        while True:
-            try:
-                await asyncio.to_thread(self._producer.init_transactions, CALL)
-            except KafkaException as error:
-                if not error.args[0].retriable() or time.monotonic() > end:
-                    raise
-            else:
-                return
+        while not await asyncio.to_thread(self._opened, end):
+            pass
 
     async def send(self, letters: Iterable[DeadLetter], *, alone: bool = False) -> None:
         """Write letters in one transaction: all of them are in the topic, or none.
@@ -150,6 +138,15 @@ class TransactionalProducer:
 
         """
         await self._finish(self._producer.abort_transaction)
+
+    def _opened(self, end: float) -> bool:
+        try:
+            self._producer.init_transactions(CALL)
+        except KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > end:
+                raise
+            return False
+        return True
 
     async def _produce(self, letter: DeadLetter, refused: list[KafkaError]) -> bool:
         """Whether the transaction takes it, which one that has failed does not."""

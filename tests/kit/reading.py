@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from bytewax.inputs import StatefulSourcePartition
@@ -10,13 +11,14 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from lab.servers import KafkaServer, wait_until
+from operators.engine.loop import WorkerLocal
 from operators.engine.positions import finish
 from operators.engine.shutdown import Stop
 from operators.errors import StreamError
 from operators.kafka.metadata import CommitMetadata, ResumePoint, State
 from operators.records import Message, partition_key
 from operators.source import TransactionSource
-from operators.workers import Workers
+from operators.workers import Worker
 from settings import Settings
 from telemetry import Progress
 from tests.kit.environment import environment, settings_of
@@ -76,12 +78,15 @@ class Run:
     ) -> None:
         self.stop = Stop(stop_limit)
         self.progress = Progress()
-        self.workers = Workers(
-            settings,
-            stop=self.stop,
-            progress=self.progress,
-            stores_rows=stores_rows,
-            sends_failures=sends_failures,
+        self.workers = WorkerLocal(
+            partial(
+                Worker,
+                settings,
+                stop=self.stop,
+                progress=self.progress,
+                stores_rows=stores_rows,
+                sends_failures=sends_failures,
+            )
         )
         self.worker = self.workers()
         self.source = TransactionSource(settings, self.workers)
