@@ -67,6 +67,8 @@ class Transaction(NamedTuple):
     """A valid transaction, its fields in the order of the table's columns."""
 
     id: UUID
+    """To look it up by, take its `int`: the hash of a UUID is made in Python, and costs ten times
+    as much."""
     external_id: str | None
     """The id as received, where that is no UUID."""
     description: str

@@ -16,7 +16,6 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
-from uuid import UUID
 
 import aiohttp
 import httpx
@@ -53,12 +52,12 @@ class ModelClient:
         self._token = settings.ml_api_token
         self._transport: AiohttpTransport | None = None
 
-    async def predict(self, transactions: Sequence[Transaction]) -> dict[UUID, Prediction]:
+    async def predict(self, transactions: Sequence[Transaction]) -> dict[int, Prediction]:
         """Ask for predictions, once.
 
         :arg transactions: Each id once.
 
-        :returns: A prediction for each, by id.
+        :returns: A prediction for each, by the `int` of its id.
 
         :raises UnavailableError: Another time it may go well.
 
@@ -70,7 +69,7 @@ class ModelClient:
         with tracing.request(len(transactions)):
             return await self._predict(transactions)
 
-    async def _predict(self, transactions: Sequence[Transaction]) -> dict[UUID, Prediction]:
+    async def _predict(self, transactions: Sequence[Transaction]) -> dict[int, Prediction]:
         body = self._contract.encode(transactions)
         room = ANSWER_BYTES + ANSWER_BYTES_EACH * len(transactions)
         token = self._token
@@ -89,7 +88,7 @@ class ModelClient:
             predictions = self._contract.decode(answer)
         except BadAnswerError as error:
             raise UnavailableError(str(error), kind="answer") from None
-        if predictions.keys() != {transaction.id for transaction in transactions}:
+        if predictions.keys() != {transaction.id.int for transaction in transactions}:
             reason = "the ids of the answer are not those of the request"
             raise UnavailableError(reason, kind="answer")
         return predictions

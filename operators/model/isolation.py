@@ -9,7 +9,6 @@ One culprit among n costs at most 2·log2(n)+1 more requests.
 
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, TypeVar
-from uuid import UUID
 
 from operators.model.errors import RefusedError, UnavailableError
 from operators.records import Prediction, Transaction
@@ -20,7 +19,8 @@ X = TypeVar("X")
 
 NAMED: Final = 8  # culprits that are asked for alone; more are found by halves
 
-Predictions = dict[UUID, Prediction]
+Predictions = dict[int, Prediction]
+"""By the `int` of the transaction's id."""
 Ask = Callable[[list[Transaction]], Awaitable[Predictions]]
 """Send one request; raises `RefusedError` or `UnavailableError`."""
 
@@ -67,8 +67,8 @@ async def bisect(suspects: Suspects, ask: Ask) -> Bisected:
 
 
 async def bisect_failed(
-    bisected: Bisected, ask: Ask, judge: Callable[[Suspects], Awaitable[dict[UUID, Prediction | X]]]
-) -> dict[UUID, Prediction | X]:
+    bisected: Bisected, ask: Ask, judge: Callable[[Suspects], Awaitable[dict[int, Prediction | X]]]
+) -> dict[int, Prediction | X]:
     """Bisect again what failed, until every culprit stands alone.
 
     :arg bisected: From `bisect`.
@@ -80,7 +80,7 @@ async def bisect_failed(
     :returns: A prediction or a judgement for every transaction, by id.
 
     """
-    verdicts: dict[UUID, Prediction | X] = {**bisected.passed}
+    verdicts: dict[int, Prediction | X] = {**bisected.passed}
     for suspects in bisected.failed:
         if suspects.alone:
             verdicts |= await judge(suspects)

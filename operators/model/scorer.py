@@ -20,7 +20,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
-from uuid import UUID
 
 from operators.backoff import Backoff
 from operators.errors import ScoringError
@@ -96,14 +95,15 @@ class Scorer:
         await self._sender.close()
 
     async def _score(self, batch: Sequence[Received], trace: str | None) -> list[Outcome]:
-        asked: dict[UUID, Transaction] = {}
+        asked: dict[int, Transaction] = {}
         now: list[Received] = []
         later: list[Received] = []
         for item in batch:
-            same = asked.setdefault(item.transaction.id, item.transaction) == item.transaction
-            (now if same else later).append(item)
+            transaction = item.transaction
+            first = asked.setdefault(transaction.id.int, transaction)
+            (now if first is transaction or first == transaction else later).append(item)
         verdicts = await self._score_until_settled(list(asked.values()))
-        outcomes = [outcome(item, verdicts[item.transaction.id], trace) for item in now]
+        outcomes = [outcome(item, verdicts[item.transaction.id.int], trace) for item in now]
         # The same id with other content needs a request of its own: answers are known by id.
         return outcomes + await self._score(later, trace) if later else outcomes
 

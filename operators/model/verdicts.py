@@ -1,7 +1,6 @@
 """What becomes of a transaction: a prediction, or that it is given up."""
 
 from typing import NamedTuple
-from uuid import UUID
 
 from operators.model.errors import RefusedError
 from operators.model.isolation import Suspects
@@ -19,7 +18,8 @@ class _GivenUp(NamedTuple):
     attempts: int
 
 
-Verdicts = dict[UUID, Prediction | _GivenUp]
+Verdicts = dict[int, Prediction | _GivenUp]
+"""By the `int` of the transaction's id."""
 
 
 def exhausted(suspects: Suspects) -> Verdicts:
@@ -27,14 +27,14 @@ def exhausted(suspects: Suspects) -> Verdicts:
     transactions, cause, attempts = suspects
     error = f"transaction: the model failed {attempts} times, last: {cause}"
     given_up = _GivenUp("exhausted", "model.failed", error, attempts)
-    return {transaction.id: given_up for transaction in transactions}
+    return {transaction.id.int: given_up for transaction in transactions}
 
 
 def rejected(suspects: Suspects, refusal: RefusedError) -> Verdicts:
     """Give up what is refused while others are taken."""
     error = f"transaction: {refusal} to it alone"
     given_up = _GivenUp("rejected", f"model.status_{refusal.status}", error, suspects.attempts)
-    return {transaction.id: given_up for transaction in suspects.transactions}
+    return {transaction.id.int: given_up for transaction in suspects.transactions}
 
 
 def outcome(item: Received, verdict: Prediction | _GivenUp, trace: str | None) -> Outcome:

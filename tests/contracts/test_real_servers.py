@@ -85,14 +85,14 @@ def served(request: pytest.FixtureRequest, servers_folder: Path) -> Iterator[Ser
 
 
 def _ask(given: Settings, batch: Sequence[Transaction]) -> dict[UUID, Prediction]:
-    async def ask() -> dict[UUID, Prediction]:
+    async def ask() -> dict[int, Prediction]:
         api = ModelClient(given)
         try:
             return await api.predict(batch)
         finally:
             await api.close()
 
-    return asyncio.run(ask())
+    return {UUID(int=key): prediction for key, prediction in asyncio.run(ask()).items()}
 
 
 def _faulty(first: str) -> list[Transaction]:
@@ -163,7 +163,7 @@ def test_an_answer_to_other_transactions_is_told_by_its_ids(
     """Of a right form, so that only the comparison with the request finds it."""
     answer = CONTRACTS[served.contract].decode(_post(served, _faulty(fault)).content)
 
-    assert answer.keys() == ids
+    assert {UUID(int=key) for key in answer} == ids
     with pytest.raises(UnavailableError, match="ids"):
         _ask(served.settings("faulty"), _faulty(fault))
 

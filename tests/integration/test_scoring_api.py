@@ -19,11 +19,11 @@ from tests.kit.serving import Answer, predictions, serving
 
 def _ask(
     answer: Answer, *, requests: int = 1, size: int = 1, host: str = "127.0.0.1", **overrides: Any
-) -> list[dict[UUID, Prediction]]:
+) -> list[dict[int, Prediction]]:
     """Ask a server that answers so, again and again."""
     transactions = [factories.transaction(id=UUID(int=number + 1)) for number in range(size)]
 
-    async def run() -> list[dict[UUID, Prediction]]:
+    async def run() -> list[dict[int, Prediction]]:
         async with serving(answer) as url:
             given = {"ml_api_url": url.replace("127.0.0.1", host)} | overrides
             client = ModelClient(factories.settings(**given))

@@ -102,9 +102,9 @@ def test_answers_are_known_by_id() -> None:
     )
 
     assert MLFLOW.decode(body) == {
-        IDS[0]: Prediction("legitimate", 0.0, None),
-        IDS[1]: Prediction("legitimate", 0.25, None),
-        IDS[2]: Prediction("prüfen", 1.0, "7"),
+        IDS[0].int: Prediction("legitimate", 0.0, None),
+        IDS[1].int: Prediction("legitimate", 0.25, None),
+        IDS[2].int: Prediction("prüfen", 1.0, "7"),
     }
 
 
@@ -212,6 +212,6 @@ def test_the_documentation_shows_what_is_sent_and_understood() -> None:
 
     assert re.sub(rb"\n +", b"", request) == MLFLOW.encode(sent)
     assert MLFLOW.decode(answer) == {
-        ids[0]: Prediction("legitimate", 0.02, "7"),
-        ids[1]: Prediction("fraud", 0.75, "7"),
+        ids[0].int: Prediction("legitimate", 0.02, "7"),
+        ids[1].int: Prediction("fraud", 0.75, "7"),
     }

@@ -119,9 +119,9 @@ def test_answers_are_known_by_id() -> None:
         tensor["data"].reverse()
 
     assert OIP.decode(_body(dict(reversed(outputs.items())))) == {
-        IDS[0]: Prediction("legitimate", 0.25, "7"),
-        IDS[1]: Prediction("fraud", 1.0, "8"),
-        IDS[2]: Prediction("prüfen", 0.5, "9"),
+        IDS[0].int: Prediction("legitimate", 0.25, "7"),
+        IDS[1].int: Prediction("fraud", 1.0, "8"),
+        IDS[2].int: Prediction("prüfen", 0.5, "9"),
     }
 
 
@@ -147,7 +147,7 @@ def test_an_answer_to_nothing_is_understood() -> None:
 )
 def test_what_the_protocol_leaves_open_is_understood(changes: dict[str, Any]) -> None:
     """Either width, whole numbers, a second dimension of one, data nested or flat, parameters."""
-    assert OIP.decode(_changed("fraud_score", **changes))[IDS[1]].fraud_score == 1.0
+    assert OIP.decode(_changed("fraud_score", **changes))[IDS[1].int].fraud_score == 1.0
 
 
 def test_other_outputs_are_ignored() -> None:
@@ -155,7 +155,7 @@ def test_other_outputs_are_ignored() -> None:
     others: dict[str, dict[str, Any]] = {"?": {"data": None}}
     others["why"] = {"name": "why", "parameters": {"binary_data_size": 3}}
 
-    assert OIP.decode(_body(_outputs() | others)).keys() == set(IDS)
+    assert OIP.decode(_body(_outputs() | others)).keys() == {each.int for each in IDS}
 
 
 def test_without_a_tensor_the_version_is_that_of_the_answer() -> None:
@@ -171,7 +171,7 @@ def test_without_a_tensor_the_version_is_that_of_the_answer() -> None:
     versions = [{row.model_version for row in OIP.decode(body).values()} for body in bodies]
 
     assert versions == [{"v7"}, {None}, {None}]
-    assert OIP.decode(_body(_outputs(), model_version="v7"))[IDS[0]].model_version == "7"
+    assert OIP.decode(_body(_outputs(), model_version="v7"))[IDS[0].int].model_version == "7"
     assert "model_version" in _complaint(_body(outputs, model_version=7))
 
 
@@ -334,6 +334,6 @@ def test_the_documentation_shows_what_is_sent_and_understood() -> None:
 
     assert re.sub(rb"\n +", b"", request) == OIP.encode(sent)
     assert OIP.decode(answer) == {
-        ids[0]: Prediction("legitimate", 0.02, "7"),
-        ids[1]: Prediction("fraud", 0.75, "7"),
+        ids[0].int: Prediction("legitimate", 0.02, "7"),
+        ids[1].int: Prediction("fraud", 0.75, "7"),
     }

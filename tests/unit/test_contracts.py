@@ -31,7 +31,7 @@ def _without(name: str) -> dict[str, Any]:
     return {key: value for key, value in _answer().items() if key != name}
 
 
-def _decode(*answers: Any) -> dict[UUID, Prediction]:
+def _decode(*answers: Any) -> dict[int, Prediction]:
     return NATIVE.decode(json.dumps(answers).encode())
 
 
@@ -100,7 +100,7 @@ def test_answers_are_known_by_id_not_by_position() -> None:
     """Their order does not matter, and neither does the spelling of their ids."""
     first = _answer(transaction_id=str(OTHER).upper(), fraud_score=0.1, model_version="v2")
     second = _answer(transaction_id=ID.hex)
-    expected = {ID: Prediction("fraud", 0.9, None), OTHER: Prediction("fraud", 0.1, "v2")}
+    expected = {ID.int: Prediction("fraud", 0.9, None), OTHER.int: Prediction("fraud", 0.1, "v2")}
 
     assert _decode(first, second) == expected
     assert _decode(second, first) == expected
@@ -109,13 +109,13 @@ def test_answers_are_known_by_id_not_by_position() -> None:
 @pytest.mark.parametrize("score", [0, 1, 0.0, 1.0, 0.5, 1e-300])
 def test_a_score_is_a_number_from_0_to_1(score: float) -> None:
     """Both ends included; an integer is a number."""
-    assert _decode(_answer(fraud_score=score))[ID].fraud_score == score
+    assert _decode(_answer(fraud_score=score))[ID.int].fraud_score == score
 
 
 @pytest.mark.parametrize("version", [{}, {"model_version": None}], ids=["absent", "null"])
 def test_an_answer_needs_no_version(version: dict[str, Any]) -> None:
     """Null and absent are the same."""
-    assert _decode(_answer(**version))[ID].model_version is None
+    assert _decode(_answer(**version))[ID.int].model_version is None
 
 
 def test_other_fields_of_an_answer_are_ignored() -> None:

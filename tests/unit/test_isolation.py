@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -37,32 +36,32 @@ class Service:
         self, size: int, culprits: set[int], cause: Callable[[int], Cause] = lambda _size: REFUSED
     ) -> None:
         self.batch = [item.transaction for item in factories.batch(size)]
-        self.culprits = {self.batch[place].id for place in culprits}
+        self.culprits = {self.batch[place].id.int for place in culprits}
         self.cause = cause
         self.sizes: list[int] = []
 
-    async def ask(self, transactions: list[Transaction]) -> dict[UUID, Prediction]:
+    async def ask(self, transactions: list[Transaction]) -> dict[int, Prediction]:
         """Answer one request."""
         self.sizes.append(len(transactions))
-        if any(transaction.id in self.culprits for transaction in transactions):
+        if any(transaction.id.int in self.culprits for transaction in transactions):
             raise self.cause(len(transactions))
-        return {transaction.id: factories.prediction() for transaction in transactions}
+        return {transaction.id.int: factories.prediction() for transaction in transactions}
 
-    def search(self) -> dict[UUID, Any]:
+    def search(self) -> dict[int, Any]:
         """Look for the culprits; `Suspects` stand for each one's judgement."""
 
-        async def judge(suspects: Suspects) -> dict[UUID, Any]:
+        async def judge(suspects: Suspects) -> dict[int, Any]:
             [transaction] = suspects.transactions
-            return {transaction.id: suspects}
+            return {transaction.id.int: suspects}
 
-        async def run() -> dict[UUID, Any]:
+        async def run() -> dict[int, Any]:
             suspects = Suspects(self.batch, self.cause(len(self.batch)), 1)
             return await bisect_failed(await bisect(suspects, self.ask), self.ask, judge)
 
         return asyncio.run(run())
 
 
-def _found(verdicts: dict[UUID, Any]) -> set[UUID]:
+def _found(verdicts: dict[int, Any]) -> set[int]:
     return {key for key, verdict in verdicts.items() if isinstance(verdict, Suspects)}
 
 
@@ -135,7 +134,7 @@ def test_a_judgement_ends_the_search() -> None:
     """Who stands alone is judged at once, so a service that takes nothing is asked for little."""
     subject = Service(1_000, set(range(1_000)))
 
-    async def judge(_suspects: Suspects) -> dict[UUID, Any]:
+    async def judge(_suspects: Suspects) -> dict[int, Any]:
         raise LookupError
 
     async def run() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from uuid import UUID
 
 from operators.records import Prediction, Transaction
 
@@ -23,8 +22,9 @@ class Contract:
     encode: Callable[[Sequence[Transaction]], bytes]
     """Transactions, each id once, to the body of a request (JSON)."""
 
-    decode: Callable[[bytes], dict[UUID, Prediction]]
-    """The body of an answer with status 200 to predictions by transaction id, never by position.
+    decode: Callable[[bytes], dict[int, Prediction]]
+    """The body of an answer with status 200 to predictions by the `int` of the transaction's
+    id, never by position.
 
     Raises `BadAnswerError` for anything but valid predictions, each id once. Its message holds no
     value of the answer.

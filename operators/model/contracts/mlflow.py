@@ -12,7 +12,6 @@ Protocol: https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally
 
 from collections.abc import Sequence
 from typing import Final
-from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -48,7 +47,7 @@ def _encode(transactions: Sequence[Transaction]) -> bytes:
     return to_json({"dataframe_split": {"columns": COLUMNS, "data": data}})
 
 
-def _decode(body: bytes) -> dict[UUID, Prediction]:
+def _decode(body: bytes) -> dict[int, Prediction]:
     try:
         answer = _answer.validate_json(body)
     except ValidationError as error:

@@ -6,7 +6,6 @@ A refusal is FastAPI's: `{"detail": [{"loc": ["body", 3, "amount"], …}, …]}`
 
 from collections.abc import Sequence
 from typing import Final
-from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
@@ -24,7 +23,7 @@ def _encode(transactions: Sequence[Transaction]) -> bytes:
     return to_json([to_row(transaction) for transaction in transactions])
 
 
-def _decode(body: bytes) -> dict[UUID, Prediction]:
+def _decode(body: bytes) -> dict[int, Prediction]:
     try:
         answer = _answer.validate_json(body)
     except ValidationError as error:

@@ -9,7 +9,6 @@ https://github.com/kserve/kserve (docs/predict-api/v2/required_api.md).
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, NotRequired
-from uuid import UUID
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic_core import to_json
@@ -74,7 +73,7 @@ def _encode(transactions: Sequence[Transaction]) -> bytes:
     return to_json({"inputs": tensors})
 
 
-def _decode(body: bytes) -> dict[UUID, Prediction]:
+def _decode(body: bytes) -> dict[int, Prediction]:
     try:
         answer = _answer.validate_json(body)
     except ValidationError as error:

@@ -58,18 +58,18 @@ def to_text_row(transaction: Transaction) -> dict[str, Any]:
     return row
 
 
-def predictions_of(rows: list[PredictionJson]) -> dict[UUID, Prediction]:
+def predictions_of(rows: list[PredictionJson]) -> dict[int, Prediction]:
     """Index predictions by transaction.
 
     :arg rows: Valid, in any order.
 
-    :returns: Predictions by transaction id.
+    :returns: Predictions by the `int` of the transaction's id.
 
     :raises BadAnswerError: An id is there twice.
 
     """
     predictions = {
-        row["transaction_id"]: Prediction(
+        row["transaction_id"].int: Prediction(
             row["prediction"], row["fraud_score"], row.get("model_version")
         )
         for row in rows
