@@ -73,10 +73,13 @@ WITH first AS (
     SELECT id, {_PREDICTION} FROM first JOIN stored USING (id)
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM stored), (SELECT count(*) FROM predicted)
+SELECT (SELECT count(*) FROM stored), (SELECT count(*) FROM predicted),
+    CASE WHEN (SELECT count(*) FROM stored) < (SELECT count(*) FROM staged)
+    THEN ARRAY(SELECT ordinal FROM staged EXCEPT SELECT ordinal FROM first JOIN stored USING (id))
+    ELSE ARRAY[]::integer[] END
 """
-"""How many transactions are new, and how many predictions: the same number, unless a trigger
-swallows some."""
+"""How many transactions are new, how many predictions (the same number, unless a trigger swallows
+some), and which rows are not stored."""
 
 _SAME_CONTENT = """
     (s.external_id, s.description, s.amount, s.timestamp, s.merchant, s.operation_type, s.side)
@@ -95,6 +98,7 @@ WITH known AS MATERIALIZED (
     FROM staged s JOIN transactions t ON t.id = s.id
     LEFT JOIN duplicates d ON (d.source_topic, d.source_partition, d.source_offset)
         = (s.source_topic, s.source_partition, s.source_offset)
+    WHERE s.ordinal = ANY(%s)
 ), new AS (
     INSERT INTO duplicates (transaction_id, {_POSITION})
     SELECT id, {_POSITION} FROM known WHERE same AND NOT here
@@ -108,8 +112,9 @@ SELECT
     (SELECT count(*) FROM new)
 FROM known LEFT JOIN new USING ({_POSITION})
 """
-"""Note the repeated ones, and count: stored (now or earlier, from the same position), repeated (in
-`duplicates` now), which are in conflict, and how many are new in `duplicates`.
+"""Of the rows that STORE did not store, note the repeated ones, and count: stored earlier from the
+same position, repeated (in `duplicates` now), which are in conflict, and how many are new in
+`duplicates`.
 
 A row of none of these kinds is not counted: it was deleted since STORE passed over it.
 """

@@ -45,17 +45,17 @@ async def merge(rows: Sequence[Scored], connection: Connection) -> Merged:
             for ordinal, row in enumerate(rows):
                 await copy.write_row(_columns(ordinal, row))
         await cursor.execute(statements.STORE)
-        [(stored, predicted)] = await cursor.fetchall()
+        [(stored, predicted, others)] = await cursor.fetchall()
         if stored != predicted:
             msg = f"{stored} transactions were stored with {predicted} predictions"
             raise UnaccountedError(msg)
-        if stored == len(rows):
+        if not others:
             return Merged(stored, 0, frozenset())
-        await cursor.execute(statements.CLASSIFY)
-        [(placed, repeated, conflicts, new)] = await cursor.fetchall()
-        if placed < stored or placed + repeated + len(conflicts) != len(rows):
+        await cursor.execute(statements.CLASSIFY, [others])
+        [(redelivered, repeated, conflicts, new)] = await cursor.fetchall()
+        if redelivered + repeated + len(conflicts) != len(others):
             msg = (
-                f"of {len(rows)} rows {stored} were stored, {placed - stored} stored already,"
+                f"of {len(rows)} rows {stored} were stored, {redelivered} stored already,"
                 f" {repeated} repeated and {len(conflicts)} in conflict"
             )
             raise UnaccountedError(msg)
