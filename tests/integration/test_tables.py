@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -97,6 +98,7 @@ _PREDICTION = """
 INSERT INTO predictions (transaction_id, prediction, fraud_score)
 VALUES ('00000000-0000-0000-0000-{id:012d}', 'fraud', '{score}')
 """
+_ANOTHER = ", (%s, 'fraud', 0.5)"
 
 
 @pytest.mark.parametrize("score", ["NaN", "Infinity", "-Infinity", "-0.001", "1.001"])
@@ -122,15 +124,50 @@ def test_position_is_stored_once(database_url: str) -> None:
         run(database_url, _TRANSACTION.format(id=2, offset=7))
 
 
+def _store(url: str, *ids: int) -> None:
+    for each in ids:
+        run(url, _TRANSACTION.format(id=each, offset=each))
+        run(url, _PREDICTION.format(id=each, score=0.5))
+
+
+def _left(url: str) -> list[int]:
+    """Ids of the predictions that there are."""
+    return sorted(each.int for (each,) in run(url, "SELECT transaction_id FROM predictions"))
+
+
 def test_prediction_needs_its_transaction(database_url: str) -> None:
-    """A prediction of nothing is refused."""
+    """A prediction of nothing is refused, also among others that are none."""
+    run(database_url, _TRANSACTION.format(id=1, offset=1))
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
-        run(database_url, _PREDICTION.format(id=1, score=0.5))
+        run(database_url, _PREDICTION.format(id=2, score=0.5))
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        run(database_url, _PREDICTION.format(id=1, score=0.5) + _ANOTHER, UUID(int=2))
+    assert _left(database_url) == []
+
+
+def test_prediction_cannot_be_given_to_a_transaction_that_is_not_there(database_url: str) -> None:
+    """Nor a transaction that has one be given another id; what else is in it may change."""
+    _store(database_url, 1)
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        run(database_url, "UPDATE predictions SET transaction_id = %s", UUID(int=9))
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        run(database_url, "UPDATE transactions SET id = %s", UUID(int=9))
+    run(database_url, "UPDATE transactions SET description = 'erased'")
+    run(database_url, "UPDATE predictions SET prediction = 'erased'")
+    assert _left(database_url) == [1]
 
 
 def test_prediction_goes_with_its_transaction(database_url: str) -> None:
-    """Deleting transactions, as retention does, leaves no prediction behind."""
-    run(database_url, _TRANSACTION.format(id=1, offset=1))
-    run(database_url, _PREDICTION.format(id=1, score=0.5))
-    run(database_url, "DELETE FROM transactions")
-    assert run(database_url, "SELECT * FROM predictions") == []
+    """Deleting transactions, as retention does, leaves no prediction behind, and takes no other."""
+    _store(database_url, 1, 2, 3)
+    run(database_url, "DELETE FROM transactions WHERE id <> %s", UUID(int=2))
+    assert _left(database_url) == [2]
+
+
+def test_transactions_are_not_truncated_without_their_predictions(database_url: str) -> None:
+    """Both together are."""
+    _store(database_url, 1)
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        run(database_url, "TRUNCATE transactions")
+    run(database_url, "TRUNCATE transactions, predictions")
+    assert _left(database_url) == []
