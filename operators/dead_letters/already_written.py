@@ -22,8 +22,9 @@ from confluent_kafka import OFFSET_BEGINNING, Message
 from operators.dead_letters.envelope import Origin, text_headers
 from operators.engine.shutdown import Stop
 from operators.errors import DeliveryError, DependencyError, fatal
+from operators.kafka.contents import position, readable_headers
 from operators.kafka.metadata import LettersPosition, ResumePoint
-from operators.kafka.topic_reader import TopicReader, position
+from operators.kafka.topic_reader import TopicReader
 from settings import Settings
 from telemetry import log
 
@@ -112,7 +113,7 @@ def read_back(settings: Settings, points: Mapping[int, ResumePoint], stop: Stop)
 
 def _read(record: Message, settings: Settings) -> tuple[int, Written] | None:
     """Source partition and dead letter; None if it is none of this stream's."""
-    told = text_headers(record.headers())
+    told = text_headers(readable_headers(record))
     origin = Origin.read(told)
     group, topic = settings.kafka_consumer_group, settings.kafka_topic
     if origin is None or not origin.belongs_to(group, topic):

@@ -16,7 +16,8 @@ original's. The original's headers come first, then these, all as text:
 | `dlq.encoding`  | how `transaction` holds the original bytes: `json`, `text`, `base64` or `none` |
 | `dlq.length`    | of the original value in bytes                                                 |
 | `dlq.traceparent` | only where tracing is on: W3C's context of the batch in which it failed      |
-| `dlq.cut`       | only if the record was too large: what of the original is missing              |
+| `dlq.cut`       | only if something of the original is missing, and what: the record was too     |
+|                 | large, or Kafka's client could not read it                                     |
 
 Records of version 0.1.0 have no `dlq.group`; they are taken for the reader's own.
 
@@ -109,9 +110,9 @@ def truncate(failure: Failure, group: str) -> Record:
     if key is not None and len(key) > CUT_LENGTH:
         key = None
         missing.append("key")
-    shortened = failure._replace(message=message._replace(key=key, headers=headers))
-    record = _record(shortened, group, "none", _json(text), b"")
-    return record._replace(headers=[*record.headers, (f"{HEADER}cut", ",".join(missing).encode())])
+    missing += [part for part in message.unreadable if part not in missing]
+    cut = message._replace(key=key, headers=headers, unreadable=tuple(missing))
+    return _record(failure._replace(message=cut), group, "none", _json(text), b"")
 
 
 def to_message(record: Record) -> Message | None:
@@ -210,6 +211,8 @@ def _record(
     if failure.trace is not None:
         # Not as `traceparent`: the producer's own is among the original's, which stay as they were.
         headers.append((f"{HEADER}traceparent", failure.trace.encode()))
+    if message.unreadable:
+        headers.append((f"{HEADER}cut", ",".join(message.unreadable).encode()))
     rest = {"error": failure.error, "timestamp": datetime.now(UTC).isoformat()}
     tail = b"," + json.dumps(rest).encode()[1:]
     return Record(message.key, PREFIX + transaction + extra + tail, headers)

@@ -9,9 +9,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from operators.errors import DependencyError
 from operators.kafka import client as topics
+from operators.kafka.contents import position
 from settings import Settings
 
-__all__ = ["TopicReader", "is_end", "is_expired", "position"]
+__all__ = ["TopicReader", "is_end", "is_expired"]
 
 X = TypeVar("X")
 
@@ -192,11 +193,6 @@ class TopicReader:
     def _unreachable(self, reason: str) -> DependencyError:
         msg = f"KAFKA_BOOTSTRAP_SERVERS: cannot read {self._topic} at {self._brokers}: {reason}"
         return DependencyError(msg)
-
-
-def position(message: Message) -> tuple[int, int]:
-    """Partition and offset, which all that was read has; the client's types say otherwise."""
-    return message.partition(), message.offset()  # type: ignore[return-value]
 
 
 def is_end(message: Message) -> bool:

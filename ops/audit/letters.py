@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from confluent_kafka import OFFSET_BEGINNING
 
 from operators.dead_letters.envelope import Origin, text_headers
+from operators.kafka.contents import readable_headers
 from operators.kafka.topic_reader import TopicReader
 from ops.audit.spans import Span
 from ops.replayed import Replayed, number
@@ -61,7 +62,7 @@ def read(settings: Settings, starts: Mapping[int, int]) -> dict[int, Letters]:
         ends = reader.ends(partitions)
         for messages in reader.read_to_end(dict.fromkeys(partitions, OFFSET_BEGINNING), ends):
             for message in messages:
-                told = text_headers(message.headers())
+                told = text_headers(readable_headers(message))
                 mark, origin = Replayed.read(told), Origin.read(told)
                 if mark is not None and _counts(mark.origin, settings, starts):
                     found.setdefault(mark.origin.partition, Letters()).put_back += 1

@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 from confluent_kafka import Message
 
 from operators.dead_letters.envelope import Origin, Record
+from operators.kafka.contents import readable_headers
 from ops.replayed import Replayed, number
 
 __all__ = ["Letter", "record_of"]
@@ -68,4 +69,4 @@ class Letter(NamedTuple):
 def record_of(message: Message) -> Record:
     """What `operators.dead_letters.envelope.to_message` takes."""
     # The client's types allow more than there is.
-    return Record(message.key(), message.value(), list(message.headers() or []))  # type: ignore[arg-type]
+    return Record(message.key(), message.value(), readable_headers(message))  # type: ignore[arg-type]

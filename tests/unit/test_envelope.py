@@ -53,6 +53,7 @@ MESSAGES = st.builds(
     offset=st.integers(0, 2**63 - 1),
     timestamp=st.integers(-1, 2**63 - 1),
     fetch=st.none(),
+    unreadable=st.just(()),
 )
 
 
@@ -314,6 +315,20 @@ def test_a_cut_record_names_what_is_missing(
     assert record.key == (None if b"key" in missing else key)
     kept = [header for header in record.headers if not header[0].startswith("dlq.")]
     assert kept == ([] if b"headers" in missing else headers)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["whole", "cut"])
+def test_what_the_client_could_not_read_is_named_as_missing(*, large: bool) -> None:
+    """The rest is there, but it is not the original, and must not be sent back as if it were."""
+    value = transaction_text()
+    of = message(value=value, key=b"k", headers=[("a", b"1")], unreadable=("headers",))
+
+    record = (truncate if large else to_record)(failure(of=of), GROUP)
+
+    assert record.headers[-1] == ("dlq.cut", b"value,headers" if large else b"headers")
+    assert (record.key, record.headers[0]) == (b"k", ("a", b"1"))
+    assert large or record.value.startswith(b'{"transaction":' + value)
+    assert to_message(record) is None
 
 
 def test_a_cut_record_has_no_original() -> None:
