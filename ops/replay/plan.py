@@ -9,7 +9,7 @@ from confluent_kafka import OFFSET_BEGINNING, Message
 
 from operators.dead_letters.envelope import text_headers, to_message
 from operators.kafka.contents import position, readable_headers
-from operators.kafka.topic_reader import TopicReader
+from operators.kafka.topic_reader import TopicReader, read_each
 from ops.replay.choice import Choice
 from ops.replay.letter import Letter, record_of
 from ops.replayed import Replayed
@@ -157,8 +157,8 @@ def read(reader: TopicReader, planner: Planner, *, stopped: Callable[[], bool]) 
 
     """
     for messages in _everything(reader):
-        for message in messages:
-            planner.take(message)
+        for _ in read_each(messages, planner.take):
+            pass
         if stopped():
             return Plan()
     return planner.plan()

@@ -262,6 +262,37 @@ def test_a_record_of_others_has_no_original(headers: list[tuple[str, bytes | Non
 
 
 @pytest.mark.parametrize(
+    ("encoding", "length", "value"),
+    [
+        ("json", "7", b'{"transaction":7}'),
+        ("json", "-1", b'{"transaction":7}'),
+        ("json", "1", b'{"another":7}'),
+        ("json", "2", None),
+        ("text", "8", b'{"transaction":{"a": 1}}'),
+        ("text", "1", b'{"transaction":"ab"}'),
+        ("text", "3", b'{"transaction":"\\ud800"}'),
+        ("text", "1", b"[" * 100_000),
+        ("text", "2", b"[]"),
+        ("base64", "1", b'{"original":"*AA=="}'),
+        ("base64", "1", b'{"original":7}'),
+        ("base64", "2", b'{"original":"AA=="}'),
+        ("none", "1", b'{"transaction":null}'),
+        ("unknown", "0", b'{"transaction":null}'),
+        ("json", "9" * 5_000, b'{"transaction":7}'),
+    ],
+)
+def test_a_record_that_contradicts_itself_has_no_original(
+    encoding: str, length: str, value: bytes | None
+) -> None:
+    """Else a replay would send what never was a message, or end in a traceback."""
+    told = {"dlq.encoding": encoding.encode(), "dlq.length": length.encode()}
+    record = to_record(failure(), GROUP)
+    headers = [(name, told.get(name, header)) for name, header in record.headers]
+
+    assert to_message(Record(None, value, headers)) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     "value",
     [
         pytest.param(transaction_text(description=f'"{"x" * 2_000_000}"'), id="json"),
