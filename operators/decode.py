@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from pydantic_core import core_schema as cs
 from typing_extensions import TypedDict  # Pydantic needs this one below Python 3.12
 
+from operators.errors import bug, fatal
 from operators.records import Failure, Message, Received, Transaction
 
 __all__ = ["EXTERNAL_ID_NAMESPACE", "DecodeOut", "decode", "decode_message", "parse_json"]
@@ -179,8 +180,8 @@ def decode_message(message: Message) -> Received | Failure:
     :returns: The transaction in it, or why it holds none.
 
     """
-    if message.value is None:
-        return _poison(message, "no_value", "value: there is none")
+    if message.unreadable or message.value is None:
+        return _missing(message)
     try:
         content = parse_json(message.value)
     except ValueError as error:
@@ -217,6 +218,12 @@ def _identify(received: UUID | str) -> tuple[UUID, str | None]:
     return uuid5(EXTERNAL_ID_NAMESPACE, received), received
 
 
+def _missing(message: Message) -> Failure:
+    for part in message.unreadable:
+        return _poison(message, f"{part}_unreadable", f"{part}: Kafka's client cannot read it all")
+    return _poison(message, "no_value", "value: there is none")
+
+
 def _not_json(message: Message, value: bytes, error: ValueError) -> Failure:
     try:
         value.decode()
@@ -237,7 +244,10 @@ def _decode_batch(messages: list[Message]) -> list[Decoded]:
     valid: list[Received] = []
     failed: list[Failure] = []
     for message in messages:
-        decoded = decode_message(message)
+        try:
+            decoded = decode_message(message)
+        except Exception as error:  # noqa: BLE001 - it is told where, and raised
+            raise fatal(bug(error, "decode", message.partition_key, message.offset)) from None
         if isinstance(decoded, Received):
             valid.append(decoded)
         else:

@@ -56,6 +56,8 @@ class Message(NamedTuple):
     """Milliseconds since 1970 in UTC, from the producer or the broker; -1 if there is none."""
     fetch: Fetch | None = None
     """What it was read with, which counts it when it is done; None if nobody keeps account."""
+    unreadable: tuple[str, ...] = ()
+    """Parts that Kafka's client could not give, or not in full: `headers`."""
 
     @property
     def partition_key(self) -> str:

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple, Self
 
-from operators.dead_letters.envelope import Origin, Record
+from operators.dead_letters.envelope import Origin, Record, replays, whole
 
-__all__ = ["Replayed", "number"]
+__all__ = ["Replayed"]
 
 
 class Replayed(NamedTuple):
@@ -58,15 +58,8 @@ class Replayed(NamedTuple):
         """Understand the headers of a record of the error topic; None if it is no mark."""
         try:
             topic, partition, offset = told["dlq.replayed"].rsplit("-", 2)
-            origin = Origin(told.get("dlq.group"), topic, int(partition), int(offset))
-            return cls(origin, int(told["dlq.timestamp"]), number(told))
+            at = whole(partition, bits=31), whole(offset, bits=63)
+            timestamp = whole(told["dlq.timestamp"], bits=63, signed=True)
+            return cls(Origin(told.get("dlq.group"), topic, *at), timestamp, replays(told))
         except (KeyError, ValueError):
             return None
-
-
-def number(told: Mapping[str, str]) -> int:
-    """How often a message had been replayed; what another producer wrote there counts as 0."""
-    try:
-        return max(0, int(told.get("dlq.replays", "0")))
-    except ValueError:
-        return 0

@@ -15,15 +15,17 @@ behind it, until it is aborted. So where to end is asked for without regard to t
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Message
 
-from operators.dead_letters.envelope import Origin, text_headers
+from operators.dead_letters.envelope import Origin, text_headers, whole
 from operators.engine.shutdown import Stop
 from operators.errors import DeliveryError, DependencyError, fatal
+from operators.kafka.contents import position, readable_headers
 from operators.kafka.metadata import LettersPosition, ResumePoint
-from operators.kafka.topic_reader import TopicReader, position
+from operators.kafka.topic_reader import TopicReader, read_each
 from settings import Settings
 from telemetry import log
 
@@ -93,8 +95,7 @@ def read_back(settings: Settings, points: Mapping[int, ResumePoint], stop: Stop)
             starts = _starts(reader.partitions(), points)
             ends = reader.ends(list(starts))
             for records in reader.read_to_end(starts, ends):
-                for record in records:
-                    letter_of = _read(record, settings)
+                for letter_of in read_each(records, partial(_read, settings=settings)):
                     if letter_of is None:
                         continue
                     number, letter = letter_of
@@ -112,13 +113,13 @@ def read_back(settings: Settings, points: Mapping[int, ResumePoint], stop: Stop)
 
 def _read(record: Message, settings: Settings) -> tuple[int, Written] | None:
     """Source partition and dead letter; None if it is none of this stream's."""
-    told = text_headers(record.headers())
+    told = text_headers(readable_headers(record))
     origin = Origin.read(told)
     group, topic = settings.kafka_consumer_group, settings.kafka_topic
     if origin is None or not origin.belongs_to(group, topic):
         return None
     try:
-        timestamp = int(told["dlq.timestamp"])
+        timestamp = whole(told["dlq.timestamp"], bits=63, signed=True)
     except (KeyError, ValueError):  # somebody else's, after all
         return None
     at = LettersPosition(*position(record))

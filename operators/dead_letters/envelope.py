@@ -16,9 +16,13 @@ original's. The original's headers come first, then these, all as text:
 | `dlq.encoding`  | how `transaction` holds the original bytes: `json`, `text`, `base64` or `none` |
 | `dlq.length`    | of the original value in bytes                                                 |
 | `dlq.traceparent` | only where tracing is on: W3C's context of the batch in which it failed      |
-| `dlq.cut`       | only if the record was too large: what of the original is missing              |
+| `dlq.cut`       | only if something of the original is missing, and what: the record was too     |
+|                 | large, or Kafka's client could not read it                                     |
 
 Records of version 0.1.0 have no `dlq.group`; they are taken for the reader's own.
+
+Anybody may write to the error topic. A record is the stream's only if it says what the stream would
+have said in the way in which it says it: each header once, numbers as Python writes them.
 
 The original bytes are exact: `json` has them verbatim behind `{"transaction":`, `text` as a JSON
 string, `base64` (for what is not UTF-8) beside the text as `original`.
@@ -26,17 +30,29 @@ string, `base64` (for what is not UTF-8) beside the text as `original`.
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from operators.decode import parse_json
 from operators.records import Failure, Message
 
-__all__ = ["Origin", "Record", "text_headers", "to_message", "to_record", "truncate"]
+__all__ = [
+    "Origin",
+    "Record",
+    "replays",
+    "text_headers",
+    "to_message",
+    "to_record",
+    "truncate",
+    "whole",
+]
 
 PREFIX: Final = b'{"transaction":'
 HEADER: Final = "dlq."
+LONGEST: Final = 20  # digits of a number of 64 bits, and its sign
 CUT_LENGTH: Final = 10_000  # characters of the value, bytes of key and headers that a cut leaves
 
 Headers = list[tuple[str, bytes | None]]
@@ -62,8 +78,8 @@ class Origin(NamedTuple):
             return cls(
                 told.get(f"{HEADER}group"),
                 told[f"{HEADER}topic"],
-                int(told[f"{HEADER}partition"]),
-                int(told[f"{HEADER}offset"]),
+                whole(told[f"{HEADER}partition"], bits=31),
+                whole(told[f"{HEADER}offset"], bits=63),
             )
         except (KeyError, ValueError):
             return None
@@ -109,9 +125,9 @@ def truncate(failure: Failure, group: str) -> Record:
     if key is not None and len(key) > CUT_LENGTH:
         key = None
         missing.append("key")
-    shortened = failure._replace(message=message._replace(key=key, headers=headers))
-    record = _record(shortened, group, "none", _json(text), b"")
-    return record._replace(headers=[*record.headers, (f"{HEADER}cut", ",".join(missing).encode())])
+    missing += [part for part in message.unreadable if part not in missing]
+    cut = message._replace(key=key, headers=headers, unreadable=tuple(missing))
+    return _record(failure._replace(message=cut), group, "none", _json(text), b"")
 
 
 def to_message(record: Record) -> Message | None:
@@ -120,33 +136,60 @@ def to_message(record: Record) -> Message | None:
     :returns: The message as it came; None if the record was cut, or is none of ours.
 
     """
+    told = text_headers(record.headers)
+    origin = Origin.read(told)
+    if origin is None or f"{HEADER}cut" in told:
+        return None
     try:
-        told = {name: (value or b"").decode() for name, value in record.headers if _is_ours(name)}
-        if f"{HEADER}cut" in told:
-            return None
+        encoding, length = told[f"{HEADER}encoding"], whole(told[f"{HEADER}length"], bits=31)
         return Message(
             key=record.key,
-            value=_extract(record.value, told[f"{HEADER}encoding"], int(told[f"{HEADER}length"])),
+            value=_extract(record.value, encoding, length),
             headers=[header for header in record.headers if not _is_ours(header[0])],
-            topic=told[f"{HEADER}topic"],
-            partition=int(told[f"{HEADER}partition"]),
-            offset=int(told[f"{HEADER}offset"]),
-            timestamp=int(told[f"{HEADER}timestamp"]),
+            topic=origin.topic,
+            partition=origin.partition,
+            offset=origin.offset,
+            timestamp=whole(told[f"{HEADER}timestamp"], bits=63, signed=True),
         )
-    except (KeyError, TypeError, ValueError):  # not ours
+    # RecursionError: JSON of many levels, which the stream does not write.
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):  # not ours
         return None
 
 
-def text_headers(headers: Any) -> dict[str, str]:
-    """Headers of a record that begin with `dlq.`; those that are no text are left out."""
-    found = {}
-    for name, value in headers or []:
-        if _is_ours(name) and isinstance(value, bytes):
-            try:
+def text_headers(headers: Headers) -> dict[str, str]:
+    """Headers of a record that begin with `dlq.`.
+
+    :returns: By name; those that are no text, or are there twice, are left out.
+
+    """
+    found: dict[str, str] = {}
+    names = Counter(name for name, _ in headers if _is_ours(name))
+    for name, value in headers:
+        if names[name] == 1 and value is not None:
+            with suppress(UnicodeDecodeError):
                 found[name] = value.decode()
-            except UnicodeDecodeError:
-                continue
     return found
+
+
+def replays(told: Mapping[str, str]) -> int:
+    """How often a message had been replayed; what another producer wrote there counts as 0."""
+    with suppress(KeyError, ValueError):
+        return whole(told[f"{HEADER}replays"], bits=31)
+    return 0
+
+
+def whole(text: str, *, bits: int, signed: bool = False) -> int:
+    """Read a number as the stream writes it.
+
+    :raises ValueError: It is none, is written in another way, or has more bits.
+
+    """
+    number = int(text[:LONGEST])
+    least = -(1 << bits) if signed else 0
+    if str(number) != text or not least <= number < 1 << bits:
+        msg = "no number as the stream writes it"
+        raise ValueError(msg)
+    return number
 
 
 def _is_ours(header: str) -> bool:
@@ -174,22 +217,33 @@ def _embed(value: bytes | None) -> tuple[str, bytes, bytes]:
 
 
 def _extract(value: bytes, encoding: str, length: int) -> bytes | None:
+    """The original bytes.
+
+    :raises Exception: Of those that `to_message` knows: they are not there.
+
+    """
     match encoding:
-        case "json":
-            return value[len(PREFIX) : len(PREFIX) + length]
+        case "json" if value.startswith(PREFIX):
+            found = value[len(PREFIX) : len(PREFIX) + length]
         case "text":
-            return str(json.loads(value)["transaction"]).encode()
+            found = json.loads(value)["transaction"].encode()
         case "base64":
-            return base64.b64decode(json.loads(value)["original"])
-        case _:
+            found = base64.b64decode(json.loads(value)["original"], validate=True)
+        case "none" if length == 0:
             return None
+        case _:
+            msg = "an encoding that the stream does not write"
+            raise ValueError(msg)
+    if len(found) != length:
+        msg = "not of the length that its header says"
+        raise ValueError(msg)
+    return found
 
 
 def _record(
     failure: Failure, group: str, encoding: str, transaction: bytes, extra: bytes
 ) -> Record:
     message = failure.message
-    replays = dict(message.headers).get(f"{HEADER}replays") or b"0"
     ours = {
         "id": f"{message.topic}-{message.partition}-{message.offset}",
         "topic": message.topic,
@@ -201,7 +255,7 @@ def _record(
         "disposition": failure.disposition,
         "code": failure.code,
         "attempts": failure.attempts,
-        "replays": replays.decode(errors="replace"),
+        "replays": replays(text_headers(message.headers)),
         "encoding": encoding,
         "length": len(message.value or b""),
     }
@@ -210,6 +264,8 @@ def _record(
     if failure.trace is not None:
         # Not as `traceparent`: the producer's own is among the original's, which stay as they were.
         headers.append((f"{HEADER}traceparent", failure.trace.encode()))
+    if message.unreadable:
+        headers.append((f"{HEADER}cut", ",".join(message.unreadable).encode()))
     rest = {"error": failure.error, "timestamp": datetime.now(UTC).isoformat()}
     tail = b"," + json.dumps(rest).encode()[1:]
     return Record(message.key, PREFIX + transaction + extra + tail, headers)

@@ -29,6 +29,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from operators.dead_letters.envelope import to_record, truncate
+from operators.errors import StreamError, bug, fatal
 from operators.kafka import client as topics
 from operators.records import Failure
 from settings import Settings
@@ -53,7 +54,10 @@ class DeadLetter:
 
     def __init__(self, failure: Failure, group: str) -> None:
         self.failure, self._group = failure, group
-        self.record = to_record(failure, group)
+        try:
+            self.record = to_record(failure, group)
+        except Exception as error:  # noqa: BLE001 - it is told where, and raised
+            raise _bug(error, failure) from None
         self.is_truncated = False
         self.offset: int | None = None
         """In the error topic, as acknowledged; it counts once its transaction is committed."""
@@ -62,6 +66,11 @@ class DeadLetter:
         """Leave out what makes it too large."""
         self.record = truncate(self.failure, self._group)
         self.is_truncated = True
+
+
+def _bug(error: Exception, failure: Failure) -> StreamError:
+    message = failure.message
+    return fatal(bug(error, "a dead letter", message.partition_key, message.offset))
 
 
 class TransactionalProducer:
@@ -177,6 +186,8 @@ class TransactionalProducer:
                 if code != KafkaError.MSG_SIZE_TOO_LARGE or letter.is_truncated:
                     raise
                 letter.truncate()
+            except Exception as error:  # noqa: BLE001 - it is told where, and raised
+                raise _bug(error, letter.failure) from None
             else:
                 return True
 

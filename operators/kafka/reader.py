@@ -14,8 +14,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from operators.engine.positions import InHand
-from operators.errors import SourceError, fatal
+from operators.errors import SourceError, bug, fatal
 from operators.kafka.client import CALL_TIMEOUT, client, committer
+from operators.kafka.contents import contents, position
 from operators.kafka.identity import NEW_TOPIC
 from operators.kafka.partition import Partition
 from operators.records import Message
@@ -152,8 +153,7 @@ class Reader:
         return False
 
     def _take(self, records: list[KafkaMessage]) -> list[Message]:
-        # A message without error has all parts; the client's types say that it may not.
-        batches: dict[int, list[Any]] = {}
+        batches: dict[int, list[KafkaMessage]] = {}
         errors = []
         for record in records:
             error = record.error()
@@ -163,21 +163,31 @@ class Reader:
                 errors.append((record, error))
         messages: list[Message] = []
         for number, batch in batches.items():
-            fetch = self._partitions[number].tracker.add(len(batch), batch[-1].offset() + 1)
-            size = OVERHEAD * len(batch)
-            for record in batch:
-                key, value, headers = record.key(), record.value(), record.headers()
-                size += len(value or b"") + len(key or b"")
-                if headers:
-                    size += sum(len(name) + len(content or b"") for name, content in headers)
-                offset, (_, timestamp) = record.offset(), record.timestamp()
-                at = (self._topic, number, offset, timestamp)
-                messages.append(Message(key, value, headers or [], *at, fetch))
-            fetch.weigh(size)
-            self._mean_size = size / len(batch)
+            messages += self._messages(number, batch)
             self._progress.count("messages", len(batch), partition=number)
         for record, error in errors:  # they are of what is behind the messages
             self._refuse(record, error)
+        return messages
+
+    def _messages(self, number: int, batch: list[KafkaMessage]) -> list[Message]:
+        """Make messages of what was read together from one partition."""
+        partition = self._partitions[number]
+        fetch = partition.tracker.add(len(batch), position(batch[-1])[1] + 1)
+        size = OVERHEAD * len(batch)
+        messages = []
+        for record in batch:
+            offset: Any = record.offset()  # which it has: the client's types say that it may not
+            try:
+                key, value, headers, timestamp, unreadable = contents(record)
+                size += len(value or b"") + len(key or b"")
+                if headers:
+                    size += sum(len(name) + len(content or b"") for name, content in headers)
+                at = (self._topic, number, offset, timestamp)
+                messages.append(Message(key, value, headers, *at, fetch, unreadable))
+            except Exception as error:  # noqa: BLE001 - it is told where, and raised
+                raise fatal(bug(error, "reading", partition.key, offset)) from None
+        fetch.weigh(size)
+        self._mean_size = size / len(batch)
         return messages
 
     def _at(self, partition: Partition) -> TopicPartition:

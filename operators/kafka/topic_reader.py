@@ -1,17 +1,19 @@
 """A consumer that reads where it is told to, and never waits without a limit."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, Literal, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from operators.errors import DependencyError
+from operators.errors import DependencyError, bug, fatal
 from operators.kafka import client as topics
+from operators.kafka.contents import position
+from operators.records import partition_key
 from settings import Settings
 
-__all__ = ["TopicReader", "is_end", "is_expired", "position"]
+__all__ = ["TopicReader", "is_end", "is_expired", "read_each"]
 
 X = TypeVar("X")
 
@@ -194,9 +196,22 @@ class TopicReader:
         return DependencyError(msg)
 
 
-def position(message: Message) -> tuple[int, int]:
-    """Partition and offset, which all that was read has; the client's types say otherwise."""
-    return message.partition(), message.offset()  # type: ignore[return-value]
+def read_each(records: Iterable[Message], read: Callable[[Message], X]) -> Iterator[X]:
+    """Read records that anybody may have written, one by one.
+
+    :arg read: Raises for no record, whatever is in it.
+
+    :raises BugError: It does all the same: at which record.
+
+    """
+    for record in records:
+        try:
+            found = read(record)
+        except Exception as error:  # noqa: BLE001 - it is told where, and raised
+            number, offset = position(record)
+            key = partition_key(record.topic() or "", number)
+            raise fatal(bug(error, "reading a record", key, offset)) from None
+        yield found
 
 
 def is_end(message: Message) -> bool:

@@ -3,12 +3,13 @@
 from array import array
 from collections.abc import Iterator, Mapping
 
-from confluent_kafka import OFFSET_BEGINNING
+from confluent_kafka import OFFSET_BEGINNING, Message
 
-from operators.dead_letters.envelope import Origin, text_headers
-from operators.kafka.topic_reader import TopicReader
+from operators.dead_letters.envelope import Origin, replays, text_headers
+from operators.kafka.contents import readable_headers
+from operators.kafka.topic_reader import TopicReader, read_each
 from ops.audit.spans import Span
-from ops.replayed import Replayed, number
+from ops.replayed import Replayed
 from settings import Settings
 
 __all__ = ["Letters", "read"]
@@ -60,17 +61,20 @@ def read(settings: Settings, starts: Mapping[int, int]) -> dict[int, Letters]:
         partitions = reader.partitions()
         ends = reader.ends(partitions)
         for messages in reader.read_to_end(dict.fromkeys(partitions, OFFSET_BEGINNING), ends):
-            for message in messages:
-                told = text_headers(message.headers())
+            for told in read_each(messages, _told):
                 mark, origin = Replayed.read(told), Origin.read(told)
                 if mark is not None and _counts(mark.origin, settings, starts):
                     found.setdefault(mark.origin.partition, Letters()).put_back += 1
                 if origin is not None and _counts(origin, settings, starts):
                     letters = found.setdefault(origin.partition, Letters())
-                    letters.add(origin.offset, is_replay=number(told) > 0)
+                    letters.add(origin.offset, is_replay=replays(told) > 0)
     for letters in found.values():
         letters.sort()
     return found
+
+
+def _told(record: Message) -> dict[str, str]:
+    return text_headers(readable_headers(record))
 
 
 def _counts(origin: Origin, settings: Settings, starts: Mapping[int, int]) -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
 from operators.errors import DependencyError
-from operators.kafka.topic_reader import TopicReader, is_end, is_expired, position
+from operators.kafka.contents import position
+from operators.kafka.topic_reader import TopicReader, is_end, is_expired
 from ops.audit.spans import Span
 from settings import Settings
 

@@ -1,14 +1,18 @@
 """A dead letter, as its headers tell of it."""
 
+import re
 from collections.abc import Mapping
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from confluent_kafka import Message
 
-from operators.dead_letters.envelope import Origin, Record
-from ops.replayed import Replayed, number
+from operators.dead_letters.envelope import Origin, Record, replays, whole
+from operators.kafka.contents import readable_headers
+from ops.replayed import Replayed
 
 __all__ = ["Letter", "record_of"]
+
+WORD: Final = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 
 
 class Letter(NamedTuple):
@@ -51,21 +55,24 @@ class Letter(NamedTuple):
         if origin is None:
             return None
         try:
-            return cls(
+            letter = cls(
                 origin,
-                timestamp=int(told["dlq.timestamp"]),
+                timestamp=whole(told["dlq.timestamp"], bits=63, signed=True),
                 stage=told["dlq.stage"],
                 disposition=told["dlq.disposition"],
                 code=told["dlq.code"],
-                replays=number(told),
+                replays=replays(told),
                 is_cut="dlq.cut" in told,
                 failed_at=failed_at,
             )
         except (KeyError, ValueError):
             return None
+        # They are printed, to a terminal too.
+        words = (letter.stage, letter.disposition, letter.code)
+        return letter if all(WORD.fullmatch(word) for word in words) else None
 
 
 def record_of(message: Message) -> Record:
     """What `operators.dead_letters.envelope.to_message` takes."""
     # The client's types allow more than there is.
-    return Record(message.key(), message.value(), list(message.headers() or []))  # type: ignore[arg-type]
+    return Record(message.key(), message.value(), readable_headers(message))  # type: ignore[arg-type]

@@ -8,7 +8,8 @@ from typing import Final, Literal, NamedTuple, get_args
 from confluent_kafka import OFFSET_BEGINNING, Message
 
 from operators.dead_letters.envelope import text_headers, to_message
-from operators.kafka.topic_reader import TopicReader, position
+from operators.kafka.contents import position, readable_headers
+from operators.kafka.topic_reader import TopicReader, read_each
 from ops.replay.choice import Choice
 from ops.replay.letter import Letter, record_of
 from ops.replayed import Replayed
@@ -88,7 +89,7 @@ class Planner:
 
     def take(self, message: Message) -> None:
         """Take one record."""
-        told = text_headers(message.headers())
+        told = text_headers(readable_headers(message))
         mark = Replayed.read(told)
         if mark is not None:
             if mark.origin.belongs_to(self._group, self._topic):
@@ -156,8 +157,8 @@ def read(reader: TopicReader, planner: Planner, *, stopped: Callable[[], bool]) 
 
     """
     for messages in _everything(reader):
-        for message in messages:
-            planner.take(message)
+        for _ in read_each(messages, planner.take):
+            pass
         if stopped():
             return Plan()
     return planner.plan()

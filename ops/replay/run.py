@@ -9,7 +9,8 @@ from confluent_kafka import Message
 from operators.dead_letters.envelope import text_headers, to_message
 from operators.errors import DeliveryError, StreamError
 from operators.kafka import client as topics
-from operators.kafka.topic_reader import TopicReader, position
+from operators.kafka.contents import position, readable_headers
+from operators.kafka.topic_reader import TopicReader
 from ops.replay import plan as planning
 from ops.replay.choice import Choice
 from ops.replay.interruption import Interruption
@@ -130,7 +131,7 @@ class _Letters:
 
 
 def _outgoing(message: Message) -> Outgoing:
-    letter = Letter.read(text_headers(message.headers()), 0)
+    letter = Letter.read(text_headers(readable_headers(message)), 0)
     back = to_message(record_of(message))
     number, _ = position(message)
     if letter is None or back is None:

@@ -1,6 +1,7 @@
 """Dead letters in the error topic: what a record holds, and what becomes of one too large."""
 
 import json
+import traceback
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from lab.servers import ApacheKafka, KafkaServer
 from operators.dead_letters.envelope import to_message
 from operators.dead_letters.writer import check
-from operators.errors import DeliveryError, DependencyError
+from operators.errors import BugError, DeliveryError, DependencyError
 from tests.kit.kafka import Topics, header
 from tests.kit.letters import PARTITION, Writing, limited, noise, record_of
 
@@ -172,6 +173,17 @@ def test_a_topic_that_takes_not_even_what_was_cut_stops_the_stream(
     writing = Writing(apache_kafka, limited(apache_kafka, topics, 1_000))
     with pytest.raises(DeliveryError, match=r"^KAFKA_ERROR_TOPIC: cannot write to .*-limited: "):
         writing.deliver(writing.failure(noise(100_000)))
+
+
+@pytest.mark.parametrize("fields", [{"value": "4111-SECRET"}, {"headers": [("4111-SECRET", 5)]}])
+def test_a_bug_is_told_with_the_position_of_the_message(
+    writing: Writing, fields: dict[str, Any]
+) -> None:
+    """Of what a step should never have made; without what is in it."""
+    expected = rf"^1-{writing.topics.transactions}: offset 3: a dead letter failed with \w+ at "
+    with pytest.raises(BugError, match=expected) as raised:
+        writing.write(writing.failure(**{"offset": 3, **fields}))
+    assert "SECRET" not in "".join(traceback.format_exception(raised.value))
 
 
 @pytest.mark.apache_kafka

@@ -5,6 +5,7 @@ are stable.
 """
 
 import json
+import traceback
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -13,8 +14,11 @@ from uuid import UUID
 import bytewax.operators as op
 import pytest
 from bytewax.dataflow import Dataflow
+from bytewax.errors import BytewaxRuntimeError
 from bytewax.testing import TestingSink, TestingSource, run_main
+from structlog.testing import capture_logs
 
+import operators.decode
 from operators.decode import decode, decode_message
 from operators.records import Failure, Message, Received
 from tests.kit.decoding import accepted, refused
@@ -372,3 +376,30 @@ def test_the_step_parts_transactions_from_failures() -> None:
         (1, "not_json"),
         (3, "not_an_object"),
     ]
+
+
+def test_a_bug_is_told_with_the_position_and_without_the_content(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One line: where it was, and of what kind; the exception's own text may be customers' data."""
+
+    def identify(_received: Any) -> Any:
+        raise LookupError(MARKER)
+
+    monkeypatch.setattr(operators.decode, "_identify", identify)
+    flow = Dataflow("test")
+    source = TestingSource([message(partition=3, offset=17)])
+    out = decode("decode", op.input("in", flow, source))
+    op.output("oks", out.oks, TestingSink([]))
+    op.output("errs", out.errs, TestingSink([]))
+
+    with capture_logs() as lines, pytest.raises(BytewaxRuntimeError) as raised:
+        run_main(flow)  # type: ignore[no-untyped-call]
+
+    [line] = [line for line in lines if line["event"] == "stream.bug"]
+    told = "3-transactions: offset 17: decode failed with LookupError at test_decode.py:"
+    assert line["error"].startswith(told)
+    printed = "".join(traceback.format_exception(raised.value))
+    assert f"BugError: {line['error']}" in printed
+    assert "in identify" in printed
+    assert MARKER not in printed

@@ -53,6 +53,7 @@ MESSAGES = st.builds(
     offset=st.integers(0, 2**63 - 1),
     timestamp=st.integers(-1, 2**63 - 1),
     fetch=st.none(),
+    unreadable=st.just(()),
 )
 
 
@@ -261,6 +262,37 @@ def test_a_record_of_others_has_no_original(headers: list[tuple[str, bytes | Non
 
 
 @pytest.mark.parametrize(
+    ("encoding", "length", "value"),
+    [
+        ("json", "7", b'{"transaction":7}'),
+        ("json", "-1", b'{"transaction":7}'),
+        ("json", "1", b'{"another":7}'),
+        ("json", "2", None),
+        ("text", "8", b'{"transaction":{"a": 1}}'),
+        ("text", "1", b'{"transaction":"ab"}'),
+        ("text", "3", b'{"transaction":"\\ud800"}'),
+        ("text", "1", b"[" * 100_000),
+        ("text", "2", b"[]"),
+        ("base64", "1", b'{"original":"*AA=="}'),
+        ("base64", "1", b'{"original":7}'),
+        ("base64", "2", b'{"original":"AA=="}'),
+        ("none", "1", b'{"transaction":null}'),
+        ("unknown", "0", b'{"transaction":null}'),
+        ("json", "9" * 5_000, b'{"transaction":7}'),
+    ],
+)
+def test_a_record_that_contradicts_itself_has_no_original(
+    encoding: str, length: str, value: bytes | None
+) -> None:
+    """Else a replay would send what never was a message, or end in a traceback."""
+    told = {"dlq.encoding": encoding.encode(), "dlq.length": length.encode()}
+    record = to_record(failure(), GROUP)
+    headers = [(name, told.get(name, header)) for name, header in record.headers]
+
+    assert to_message(Record(None, value, headers)) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     "value",
     [
         pytest.param(transaction_text(description=f'"{"x" * 2_000_000}"'), id="json"),
@@ -314,6 +346,20 @@ def test_a_cut_record_names_what_is_missing(
     assert record.key == (None if b"key" in missing else key)
     kept = [header for header in record.headers if not header[0].startswith("dlq.")]
     assert kept == ([] if b"headers" in missing else headers)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["whole", "cut"])
+def test_what_the_client_could_not_read_is_named_as_missing(*, large: bool) -> None:
+    """The rest is there, but it is not the original, and must not be sent back as if it were."""
+    value = transaction_text()
+    of = message(value=value, key=b"k", headers=[("a", b"1")], unreadable=("headers",))
+
+    record = (truncate if large else to_record)(failure(of=of), GROUP)
+
+    assert record.headers[-1] == ("dlq.cut", b"value,headers" if large else b"headers")
+    assert (record.key, record.headers[0]) == (b"k", ("a", b"1"))
+    assert large or record.value.startswith(b'{"transaction":' + value)
+    assert to_message(record) is None
 
 
 def test_a_cut_record_has_no_original() -> None:

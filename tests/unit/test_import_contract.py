@@ -23,7 +23,7 @@ ROOMS: Mapping[str, set[str]] = {
     "errors": {"telemetry"},
     "engine": {"errors", "telemetry"},
     "records": {"engine"},
-    "decode": {"records"},
+    "decode": {"errors", "records"},
     "kafka": BASE,
     "dead_letters": BASE | {"kafka", "decode"},  # what is JSON in an envelope, decode says
     "postgres": BASE,
