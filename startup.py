@@ -7,12 +7,18 @@ import signal
 import sys
 import threading
 from queue import SimpleQueue
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Final
 
 from operators.engine import clock
 from operators.engine.shutdown import Stop
-from operators.errors import DependencyError
+from operators.errors import (
+    ClusterError,
+    DependencyError,
+    StreamError,
+    end_process,
+    fatal_ends_process,
+)
 from operators.kafka.client import partitions
 from operators.postgres.session import await_predecessor
 from operators.preflight import run_checks
@@ -32,6 +38,7 @@ from telemetry import (
 __all__ = ["prepare"]
 
 GARBAGE: Final = 100_000  # new containers between two looks of the collector
+PEER_LOST: Final = "thread panic"  # how Bytewax says it, of its threads that send and receive
 LAST_WORD: Final = 1.0  # seconds that the end waits for the line that tells of the signal
 
 
@@ -75,6 +82,8 @@ def prepare() -> tuple[Settings, Stop, Progress]:
     gc.freeze()
     gc.set_threshold(GARBAGE)
     atexit.register(_finish, progress, stop, reporter)
+    if settings.log_level != "DEBUG":
+        _end_in_one_line(progress)
     return settings, stop, progress
 
 
@@ -155,6 +164,29 @@ def _stop_on_signals(stop: Stop, health: Health) -> threading.Thread:
     signal.signal(signal.SIGTERM, request)
     signal.signal(signal.SIGINT, request)
     return reporter
+
+
+def _end_in_one_line(progress: Progress) -> None:
+    """Print no traceback round the line that says why the stream ends, unless it is a bug."""
+
+    def before() -> None:
+        progress.finish("failed")
+        tracing.end()
+
+    def hook(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, StreamError):
+                end_process(cause)
+            cause = cause.__cause__
+        if PEER_LOST in str(error):
+            end_process(ClusterError("another process of the cluster has ended: see its log"))
+        sys.__excepthook__(kind, error, traceback)
+
+    fatal_ends_process(before)
+    sys.excepthook = hook
 
 
 def _finish(progress: Progress, stop: Stop, reporter: threading.Thread) -> None:

@@ -6,20 +6,25 @@
     ├── ScoringError        the model's API answered what no retry mends
     ├── StoreError          rows could not be written
     ├── DeliveryError       a dead letter was not acknowledged
-    └── BugError            one message, and an exception that nobody foresaw
+    ├── BugError            one message, and an exception that nobody foresaw
+    └── ClusterError        another process of the cluster has ended
 
 Bad data is no exception: it is a `Failure` in a stream. Messages hold no secret and no value of a
 transaction.
 """
 
+import os
+import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NoReturn, TypeVar
 
 from telemetry import log
 
 __all__ = [
     "BugError",
+    "ClusterError",
     "DeliveryError",
     "DependencyError",
     "ScoringError",
@@ -27,7 +32,9 @@ __all__ = [
     "StoreError",
     "StreamError",
     "bug",
+    "end_process",
     "fatal",
+    "fatal_ends_process",
 ]
 
 
@@ -72,7 +79,15 @@ class BugError(StreamError):
     event = "stream.bug"
 
 
+class ClusterError(StreamError):
+    """Another process of the cluster has ended, which ends all."""
+
+    event = "cluster.ended"
+
+
 E = TypeVar("E", bound=StreamError)
+_ending = threading.Lock()
+_before: list[Callable[[], None]] = []
 
 
 def bug(error: Exception, doing: str, key: str, offset: int) -> StreamError:
@@ -97,8 +112,34 @@ def bug(error: Exception, doing: str, key: str, offset: int) -> StreamError:
 def fatal(error: E) -> E:
     """Log an error that stops the stream: in a cluster no traceback of a worker is printed.
 
-    :returns: The same error.
+    :returns: The same error, unless `fatal_ends_process`.
 
     """
+    if _before:
+        end_process(error)
     log.error(error.event, error=str(error))
     return error
+
+
+def fatal_ends_process(before: Callable[[], None]) -> None:
+    """Have `fatal` end this process: Bytewax would print up to 225 lines round the one that counts.
+
+    For the stream that is the end that a kill is: what is not done is read again.
+
+    :arg before: Called first, to finish what is not the stream's.
+
+    """
+    _before[:] = [before]
+
+
+def end_process(error: StreamError) -> NoReturn:
+    """End this process at once, with exit code 1; the last line says why."""
+    _ending.acquire()  # for good: of two workers that cannot go on, one has the last word
+    try:
+        for before in _before:
+            before()
+        if isinstance(error, BugError):
+            traceback.print_exception(error)
+        log.error(error.event, error=str(error))
+    finally:
+        os._exit(1)

@@ -66,8 +66,8 @@ class TransactionSource(KafkaSource):
         Every worker lists them before any reads, so this is where a new group is begun.
         """
         settings, worker = self._settings, self._workers()
-        numbers = topics.partitions(settings)
         try:
+            numbers = topics.partitions(settings)
             found = topic_id(settings, give_up=lambda: worker.stop.requested)
         except DependencyError as error:
             raise fatal(SourceError(str(error))) from None

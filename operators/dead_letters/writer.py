@@ -175,7 +175,10 @@ class DeadLetterWriter:
 
     @cached_property
     def _error_partitions(self) -> int:
-        return topics.partition_count(self._settings, self._settings.kafka_error_topic)
+        try:
+            return topics.partition_count(self._settings, self._settings.kafka_error_topic)
+        except DependencyError as error:
+            raise fatal(DeliveryError(str(error))) from None
 
     def _outbox(
         self,
