@@ -24,6 +24,18 @@ flow = dataflow.flow
 """
 
 
+BUGGY_DECODE = """
+import dataflow
+from operators import decode
+
+def decode_message(message):
+    return 1 // 0
+
+decode.decode_message = decode_message
+flow = dataflow.flow
+"""
+
+
 def _refuse_the_token(world: World) -> str:
     world.model_api.control(name="status", code=403)
     return "score.stopped"
@@ -75,6 +87,19 @@ def test_a_bug_shows_its_traceback(world: World, tmp_path: Path) -> None:
         assert flow.wait(LONG) == 1
         assert "ZeroDivisionError" in flow.output()
         assert "return 1 // 0" in flow.output()
+
+
+def test_a_bug_at_a_message_shows_its_traceback_and_then_the_message(
+    world: World, tmp_path: Path
+) -> None:
+    """The last line has partition and offset."""
+    module = tmp_path / "buggy.py"
+    module.write_text(BUGGY_DECODE)
+    world.send(valid(1))
+    with Flow(tmp_path / "bug", world.variables, module=("bytewax.run", str(module))) as flow:
+        assert flow.wait(LONG) == 1
+        assert "return 1 // 0" in flow.output()
+        assert "offset 0: decode failed with ZeroDivisionError" in flow.lines()[-1]
 
 
 def test_the_processes_that_are_left_of_a_cluster_say_why_they_end(
