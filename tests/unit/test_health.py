@@ -1,8 +1,10 @@
 """Live and ready, on a clock that the tests move, and the server that says it."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -10,11 +12,14 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from lab.servers import wait_until
 from telemetry import Health, Progress, beat, move_breaker, name_worker, routes, serve
 from telemetry.server import MOST_AT_ONCE, Response
 
 LIVE, EPOCH = timedelta(seconds=120), timedelta(seconds=60)
 Tick = Callable[[float], None]
+LIMIT = timedelta(seconds=60)
+"""For what takes a second where nothing else runs."""
 
 
 @pytest.fixture
@@ -177,18 +182,59 @@ def test_the_server_answers_its_routes_and_nothing_else() -> None:
         assert client.post("/metrics", content=b"x").status_code == 501
 
 
-def test_clients_that_say_nothing_do_not_use_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than it serves at once are turned away, and those it serves are cut off in time."""
-    monkeypatch.setattr("telemetry.server._Handler.timeout", 2.0)
-    port = serve("127.0.0.1", 0, {"/": lambda: Response(HTTPStatus.OK, "text/plain", b"")})
-    began = time.monotonic()
-    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(MOST_AT_ONCE + 1)]
-    waited = []
-    for connection in reversed(silent):
-        connection.settimeout(10)
-        assert connection.recv(1) == b""
-        waited.append(time.monotonic() - began)
-        connection.close()
-    assert waited[0] < 1.5 < waited[1]
-    with _client(port) as client:
-        assert client.get("/").status_code == 200
+def _ok() -> Response:
+    return Response(HTTPStatus.OK, "text/plain", b"")
+
+
+def test_clients_that_say_nothing_leave_room_for_a_probe() -> None:
+    """However many hold a connection: the one that has been there longest makes room."""
+    port = serve("127.0.0.1", 0, {"/": _ok}, limit=600)
+    with ExitStack() as opened:
+        silent = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+            for _ in range(MOST_AT_ONCE)
+        ]
+        with _client(port) as client:
+            for _ in range(3):
+                assert client.get("/").status_code == 200
+        assert silent[0].recv(1) == b""
+        silent[-1].sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert silent[-1].recv(12) == b"HTTP/1.0 200"
+
+
+@pytest.mark.parametrize("beginning", [b"G", b"GET / HTTP/1.0\r\nX: "], ids=["line", "header"])
+def test_a_client_that_sends_slowly_is_cut_off(beginning: bytes) -> None:
+    """A letter now and then is no reason to wait for longer: the limit is that of the request."""
+    port = serve("127.0.0.1", 0, {"/": _ok}, limit=1)
+    with socket.create_connection(("127.0.0.1", port), timeout=0.1) as slow:
+        slow.sendall(beginning)
+
+        def is_cut_off() -> bool:
+            try:
+                slow.sendall(b"x")
+                return slow.recv(1) == b""
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+
+        wait_until(is_cut_off, LIMIT, what="the end of a slow client")
+
+
+def test_a_client_that_does_not_read_is_cut_off() -> None:
+    """It holds a connection as well as one that does not send."""
+
+    def answering() -> int:
+        return sum("process_request" in thread.name for thread in threading.enumerate())
+
+    large = Response(HTTPStatus.OK, "text/plain", bytes(50_000_000))
+    port = serve("127.0.0.1", 0, {"/": lambda: large}, limit=1)
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as deaf:
+        deaf.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        wait_until(lambda: answering() > 0, LIMIT, what="an answer that is not read")
+        wait_until(lambda: answering() == 0, LIMIT, what="its end")
+        received = 0
+        with suppress(ConnectionResetError):
+            while chunk := deaf.recv(1_000_000):
+                received += len(chunk)
+        assert received < len(large.body)
