@@ -13,7 +13,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, Secret, SecretStr, ValidationError, model_validator
+from pydantic import (
+    DirectoryPath,
+    Field,
+    FilePath,
+    Secret,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -23,7 +31,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableSettingsError
 
-from settings_types import DatabaseUrl, Name, PlainUrl, Properties, Seconds, StartAt
+from settings_types import DatabaseUrl, Name, PlainUrl, Properties, Seconds, StartAt, Token
 
 __all__ = ["Settings", "SettingsError", "load", "recovery_directory", "workers_per_process"]
 
@@ -109,8 +117,31 @@ class Settings(BaseSettings):
     ml_api_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = Field(
         "fraud", description="Name of the model, where the contract's path has one (`oip`)"
     )
-    ml_api_token: SecretStr | None = Field(
+    ml_api_token: Token | None = Field(
         None, description="Sent as `Authorization: Bearer …` (secret)"
+    )
+    ml_api_ssl_ca_location: FilePath | None = Field(
+        None, description="File with the certificates of the authority that signed the model's"
+    )
+    ml_api_ssl_certificate_location: FilePath | None = Field(
+        None, description="File with the certificate that the stream shows to the model"
+    )
+    ml_api_ssl_key_location: FilePath | None = Field(
+        None, description="File with its key, if the certificate's file has none"
+    )
+    ml_api_ssl_key_password: SecretStr | None = Field(
+        None, description="Password of the key (secret)"
+    )
+    ssl_cert_file: FilePath | None = Field(
+        None,
+        description="OpenSSL's own: file with the authorities that are trusted where no other"
+        " setting names any",
+    )
+    ssl_cert_dir: DirectoryPath | None = Field(None, description="The same, a folder")
+    ml_api_check: bool = Field(
+        True,
+        description="Whether the check at start asks the model about one made-up transaction;"
+        " `false` to ask about none",
     )
     ml_api_timeout: Seconds = Field(
         timedelta(seconds=10), description="Limit of one request to the model, in seconds"
@@ -207,6 +238,14 @@ class Settings(BaseSettings):
     def _topics_differ(self) -> Self:
         if self.kafka_topic == self.kafka_error_topic:
             msg = "KAFKA_ERROR_TOPIC: must differ from KAFKA_TOPIC, or failures would be read again"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _key_has_certificate(self) -> Self:
+        key = self.ml_api_ssl_key_location or self.ml_api_ssl_key_password
+        if key and not self.ml_api_ssl_certificate_location:
+            msg = "ML_API_SSL_KEY_LOCATION: needs ML_API_SSL_CERTIFICATE_LOCATION"
             raise ValueError(msg)
         return self
 

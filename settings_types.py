@@ -20,6 +20,7 @@ __all__ = [
     "Properties",
     "Seconds",
     "StartAt",
+    "Token",
 ]
 
 OWNED_PROPERTIES = {
@@ -101,6 +102,13 @@ def _database_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _token(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        msg = "must be of letters, digits and signs of ASCII, without spaces and ends of lines"
+        raise ValueError(msg)
+    return value
+
+
 def _plain_url(value: HttpUrl) -> HttpUrl:
     if value.username or value.password or value.query or value.fragment:
         msg = "must hold no user, password or query, since it is logged; use ML_API_TOKEN"
@@ -122,6 +130,9 @@ Properties = Annotated[Secret[dict[str, str | bool | int | float]], BeforeValida
 
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 """A connection string that libpq understands, and none of whose messages holds the password."""
+
+Token = Annotated[SecretStr, AfterValidator(_token)]
+"""What a header of HTTP can hold."""
 
 PlainUrl = Annotated[HttpUrl, AfterValidator(_plain_url)]
 """One that may be logged."""

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from operators import source
 from operators.dead_letters import writer as dead_letters
 from operators.errors import DependencyError
-from operators.model import client as scoring_api
+from operators.model.check import check as check_model
 from operators.postgres.check import check as check_postgres
 from settings import Settings
 
@@ -20,7 +20,7 @@ CHECKS: Final[dict[str, Check]] = {
     "Kafka topic": source.check,
     "Kafka error topic": dead_letters.check,
     "PostgreSQL": check_postgres,
-    "Model API": scoring_api.check,
+    "Model API": check_model,
 }
 
 

@@ -5,7 +5,7 @@ compares with the registry.
 """
 
 from telemetry import metrics, tracing
-from telemetry.breakers import move_breaker
+from telemetry.breakers import blame, move_breaker
 from telemetry.health import Health
 from telemetry.logs import TRACE_ID, log, log_to_stderr
 from telemetry.progress import LATEST_FAILURES, FailureNote, Progress
@@ -22,6 +22,7 @@ __all__ = [
     "Response",
     "Route",
     "beat",
+    "blame",
     "log",
     "log_to_stderr",
     "metrics",

@@ -10,7 +10,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from telemetry.breakers import breakers
+from telemetry.breakers import breaker_reason, breakers
 from telemetry.progress import Progress
 from telemetry.worker import workers
 
@@ -99,7 +99,12 @@ class Health:
                 "seconds_since_last": _rounded(done_age),
                 "limit_seconds": self._epoch_timeout,
             },
-            "breaker": {"ok": True, "degraded": model_down, "workers": states},
+            "breaker": {
+                "ok": True,
+                "degraded": model_down,
+                "reason": breaker_reason(),
+                "workers": states,
+            },
         }
         if self._stopping:
             return False, {"status": "stopping", "parts": parts}

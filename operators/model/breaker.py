@@ -28,7 +28,7 @@ from typing import Final, Literal
 
 from operators.backoff import Backoff
 from operators.model.errors import UnavailableError
-from telemetry import log, move_breaker
+from telemetry import blame, log, move_breaker
 
 __all__ = ["FAILURES", "Breaker"]
 
@@ -150,6 +150,7 @@ class Breaker:
 
     def _open(self, error: UnavailableError) -> None:
         self.state = "open"
+        blame(str(error))
         self._on_open()
         self._pauses += 1
         pause = max(error.after, self._backoff.pause(self._pauses))

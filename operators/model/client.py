@@ -3,7 +3,7 @@
 | answer                                                    | meaning                         |
 | --------------------------------------------------------- | ------------------------------- |
 | 200 with one valid prediction for each transaction        | predictions                     |
-| 200 with anything else, or too long                       | `UnavailableError`              |
+| 200 with anything else, or too long; what is no HTTP      | `UnavailableError`              |
 | 408, 425, 429, 5xx, no connection, no answer in time      | `UnavailableError`              |
 | 400, 413, 422                                             | `RefusedError`: of this content |
 | 401, where a token file holds another token by now        | asked once more, with that one  |
@@ -11,25 +11,26 @@
 """
 
 import asyncio
+import ssl
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from pydantic import SecretStr
 
-from operators.errors import DependencyError, ScoringError
+from operators.errors import ScoringError
 from operators.model.contracts import CONTRACTS, BadAnswerError
 from operators.model.errors import Kind, RefusedError, UnavailableError
+from operators.model.transport import certificates, failure, present, transport
 from operators.records import Prediction, Transaction
 from settings import Settings
 from telemetry import tracing
 
-__all__ = ["ModelClient", "check"]
+__all__ = ["ModelClient"]
 
 UNAVAILABLE: Final = frozenset({408, 425, 429})
 REFUSED: Final = frozenset({400, 413, 422})
@@ -51,6 +52,7 @@ class ModelClient:
         self._limit = settings.ml_api_timeout.total_seconds()
         self._token = settings.ml_api_token
         self._transport: AiohttpTransport | None = None
+        self._certificates: ssl.SSLContext | None = None
 
     async def predict(self, transactions: Sequence[Transaction]) -> dict[int, Prediction]:
         """Ask for predictions, once.
@@ -76,6 +78,9 @@ class ModelClient:
         status, answer, after = await self._post(body, room)
         if status == httpx.codes.UNAUTHORIZED and self._has_another_token(token):
             status, answer, after = await self._post(body, room)
+        if status < httpx.codes.OK:  # an interim answer, or none that HTTP has
+            reason = f"status {status}"
+            raise UnavailableError(reason, kind="answer")
         if status in UNAVAILABLE or status >= httpx.codes.INTERNAL_SERVER_ERROR:
             reason = f"status {status}"
             kind: Kind = "overload" if status in OVERLOADED else "status"
@@ -101,8 +106,10 @@ class ModelClient:
 
     async def _post(self, body: bytes, room: int) -> tuple[int, bytes, float]:
         """Status, body, and the seconds that `Retry-After` asks for."""
+        if self._certificates is None:
+            self._certificates = certificates(self._settings)
         if self._transport is None:
-            self._transport = _transport()
+            self._transport = transport(self._certificates)
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token.get_secret_value()}"
@@ -116,23 +123,21 @@ class ModelClient:
                 aclosing(await self._transport.handle_async_request(request)) as response,
             ):
                 tracing.answered(response.status_code)
-                answer = bytearray()
-                async for chunk in response.aiter_bytes():
-                    answer += chunk
-                    if len(answer) > room:
-                        reason = f"an answer of more than {room} bytes"
-                        raise UnavailableError(reason, kind="answer")
-                return response.status_code, bytes(answer), _retry_after(response)
-        except httpx.ConnectTimeout:
-            # The transport says so of any connection that was not made.
-            reason = "no connection"
-            raise UnavailableError(reason, kind="connection") from None
+                answer = await _body(response, room)
+                return response.status_code, answer, _retry_after(response)
+        except (UnavailableError, MemoryError):
+            raise
         except TimeoutError:
             reason = f"no answer within {self._limit:g} s"
             raise UnavailableError(reason, kind="timeout") from None
-        # UnicodeError: a name that cannot be a host's, such as one with two dots in a row.
-        except (httpx.TransportError, httpx.DecodingError, UnicodeError) as error:
-            raise UnavailableError(type(error).__name__, kind="connection") from None
+        except Exception as error:  # noqa: BLE001 - whatever it is, see `failure`
+            found = failure(error)
+            if found.kind == "connection":
+                # Perhaps the certificate was renewed since it was read. If its files are not whole
+                # yet, they are after another failure.
+                with suppress(ScoringError):
+                    present(self._certificates, self._settings)
+            raise found from None
 
     def _has_another_token(self, refused: SecretStr | None) -> bool:
         # Than the one that was sent: meanwhile another request may have read the new one.
@@ -146,15 +151,14 @@ class ModelClient:
         return f"{setting}: the model at {self.url} answered {status}"
 
 
-def _transport() -> AiohttpTransport:
-    # aiohttp below httpx: a tenth of the processor time with many requests in flight.
-    return AiohttpTransport(
-        client=lambda: aiohttp.ClientSession(
-            # The scoring step bounds what is in flight.
-            connector=aiohttp.TCPConnector(limit=0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-    )
+async def _body(response: httpx.Response, room: int) -> bytes:
+    answer = bytearray()
+    async for chunk in response.aiter_bytes():
+        answer += chunk
+        if len(answer) > room:
+            reason = f"an answer of more than {room} bytes"
+            raise UnavailableError(reason, kind="answer")
+    return bytes(answer)
 
 
 def _retry_after(response: httpx.Response) -> float:
@@ -168,36 +172,3 @@ def _retry_after(response: httpx.Response) -> float:
         except (TypeError, ValueError):
             return 0.0
     return min(seconds, LONGEST_WISH) if seconds > 0 else 0.0  # NaN is not
-
-
-def check(settings: Settings) -> str:
-    """Ask the model's API for the predictions of no transactions.
-
-    :returns: The URL that answered.
-
-    :raises DependencyError: It did not answer, or not as the contract says.
-
-    """
-    client = ModelClient(settings)
-
-    async def ask() -> None:
-        try:
-            async with asyncio.timeout(settings.start_timeout.total_seconds()):
-                await client.predict([])
-        finally:
-            await client.close()
-
-    try:
-        asyncio.run(ask())
-    except TimeoutError:
-        msg = f"ML_API_URL: the model at {client.url}: no answer"
-        raise DependencyError(msg) from None
-    except UnavailableError as error:
-        msg = f"ML_API_URL: the model at {client.url}: {error}"
-        raise DependencyError(msg) from None
-    except RefusedError as error:
-        msg = f"ML_API_URL, ML_API_CONTRACT: the model at {client.url}: {error} to an empty batch"
-        raise DependencyError(msg) from None
-    except ScoringError as error:
-        raise DependencyError(str(error)) from None
-    return client.url

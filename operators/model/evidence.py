@@ -10,13 +10,16 @@ all the places.
 
 from typing import Final, NamedTuple
 
+from operators.errors import ScoringError
 from operators.model.errors import UnavailableError
 from operators.model.isolation import Predictions
 from operators.model.sender import Sender
 from operators.records import Transaction
 
-__all__ = ["Evidence", "Tally"]
+__all__ = ["MOST_UNMET", "Evidence", "Tally"]
 
+MOST_UNMET: Final = 20  # answers that are not the contract's, of a service that never kept it
+NEVER_MET: Final = "ML_API_URL, ML_API_CONTRACT: the model answers, but never as the contract says"
 CANARIES: Final = 3  # that pass in a row, for a service to be well
 SUCCESSES_PER_FAILURE: Final = 9  # of others, for a service to be well
 
@@ -42,6 +45,7 @@ class Evidence:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self._canary: Transaction | None = None
+        self._answers_unmet = 0
         self.tally = Tally()
 
     @property
@@ -66,12 +70,19 @@ class Evidence:
 
         :raises RefusedError: The content is refused.
 
+        :raises ScoringError: The service answers, and has never kept the contract.
+
         """
         try:
             predictions = await self._sender.send(transactions, canary=canary)
-        except UnavailableError:
+        except UnavailableError as failure:
             if not suspect:
                 self.tally = self.tally.plus(failures=1)
+            if failure.kind == "answer" and not self.has_canary:
+                self._answers_unmet += 1
+                if self._answers_unmet >= MOST_UNMET:
+                    msg = f"{NEVER_MET}: {failure}"
+                    raise ScoringError(msg) from None
             raise
         if not suspect:
             self.tally = self.tally.plus(successes=1)

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from operators.errors import DependencyError, ScoringError
-from operators.model.client import ModelClient, check
+from operators.model.check import check
+from operators.model.client import ModelClient
 from operators.model.contracts import CONTRACTS, BadAnswerError
 from operators.model.errors import RefusedError, UnavailableError
 from operators.records import Prediction, Transaction

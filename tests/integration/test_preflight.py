@@ -254,7 +254,7 @@ def test_a_broker_that_hangs_is_told(start: Start) -> None:
     [
         ({"name": "html"}, "not the contract's answer"),
         ({"name": "status", "code": 503}, "status 503"),
-        ({"name": "status", "code": 422}, "answered 422 to an empty batch"),
+        ({"name": "status", "code": 422}, "answered 422 to a made-up transaction (ML_API_CHECK)"),
         ({"name": "hang"}, "no answer"),
     ],
 )

@@ -4,16 +4,19 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from lab.servers import ModelApi
-from operators.errors import ScoringError
+from operators.errors import DependencyError, ScoringError
+from operators.model.check import check
 from operators.model.client import ModelClient
 from operators.model.errors import UnavailableError
+from operators.model.evidence import MOST_UNMET
 from operators.model.scorer import Outcome, Scorer
 from operators.records import Received, Scored
 from tests.kit import factories
-from tests.kit.serving import failures, run_scorer, score, scores, until
+from tests.kit.serving import failures, predictions, run_scorer, score, scores, serving, until
 
 
 def _truth(model_api: ModelApi, batch: list[Received]) -> dict[int, float]:
@@ -110,3 +113,48 @@ def test_retry_after_is_respected(model_api: ModelApi, as_date: bool) -> None:  
     assert not failures(others)
     [pause] = [line["pause"] for line in lines if line["event"] == "model.retry"]
     assert 30 < pause <= 60.01  # of the date some seconds may be gone already
+
+
+async def _without_fields(request: web.BaseRequest) -> web.StreamResponse:
+    rows = [{"transaction_id": row["id"], "label": "fraud"} for row in await request.json()]
+    return web.json_response(rows)
+
+
+def test_a_contract_that_is_never_met_stops_the_stream() -> None:
+    """After some answers, with every field that is missing; no outage looks like that for ever."""
+    with pytest.raises(
+        ScoringError, match=r"never .*\.prediction: missing, .*fraud_score: missing"
+    ):
+        score(_without_fields, factories.batch(3))
+
+
+def test_a_contract_that_was_met_before_is_waited_for() -> None:
+    """A model that has answered rightly is sick, however long it answers otherwise."""
+    answers = 0
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal answers
+        answers += 1
+        if 1 < answers < 3 * MOST_UNMET:
+            return await _without_fields(request)
+        return predictions(await request.json())
+
+    async def work(subject: Scorer) -> list[Outcome]:
+        first = await subject.score(factories.batch(1))
+        return first + await subject.score(factories.batch(3))
+
+    assert not failures(run_scorer(answer, work))
+    assert answers >= 3 * MOST_UNMET
+
+
+def test_the_check_asks_about_a_made_up_transaction() -> None:
+    """What answers nothing to nothing may still keep no contract; unless that is not wanted."""
+
+    async def run(*, asks: bool) -> None:
+        async with serving(_without_fields) as url:
+            settings = factories.settings(ml_api_url=url, ml_api_check=asks)
+            await asyncio.to_thread(check, settings)
+
+    with pytest.raises(DependencyError, match=r"CONTRACT: .*0\.prediction: missing, 0\.fraud_"):
+        asyncio.run(run(asks=True))
+    asyncio.run(run(asks=False))

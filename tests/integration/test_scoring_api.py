@@ -154,7 +154,7 @@ def test_an_answer_that_cannot_be_decompressed_is_no_answer() -> None:
     async def answer(_request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(body=b"no gzip", headers={"Content-Encoding": "gzip"})
 
-    assert _unavailable(answer).kind == "connection"
+    assert _unavailable(answer).kind == "answer"
 
 
 def test_what_a_request_says_of_itself() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -60,10 +61,12 @@ class NotedPauses(Backoff):
 
 
 @asynccontextmanager
-async def serving(answer: Answer) -> AsyncIterator[str]:
+async def serving(answer: Answer, certificates: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Answer requests on a port of its own, on the loop of the test.
 
     :arg answer: What becomes of a request.
+
+    :arg certificates: For TLS; None for none.
 
     :returns: Base URL.
 
@@ -71,8 +74,9 @@ async def serving(answer: Answer) -> AsyncIterator[str]:
     runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=0.1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=certificates).start()
+        scheme = "https" if certificates else "http"
+        yield f"{scheme}://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 

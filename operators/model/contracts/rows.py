@@ -1,7 +1,7 @@
 """What contracts share: a transaction as a row, and predictions as rows."""
 
 from datetime import datetime
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Final, NotRequired
 from uuid import UUID
 
 from pydantic import ConfigDict, Field, ValidationError, with_config
@@ -11,6 +11,9 @@ from operators.model.contracts.contract import BadAnswerError
 from operators.records import Prediction, Transaction
 
 __all__ = ["PredictionJson", "bad_answer", "predictions_of", "to_row", "to_text_row"]
+
+
+MOST_NAMED: Final = 4  # fields; the contract has as many
 
 
 @with_config(ConfigDict(extra="ignore", protected_namespaces=()))
@@ -81,14 +84,16 @@ def predictions_of(rows: list[PredictionJson]) -> dict[int, Prediction]:
 
 
 def bad_answer(error: ValidationError, *where: str) -> BadAnswerError:
-    """Tell what is wrong with an answer: the place and the rule, never the value.
+    """Tell what is wrong with an answer: places and rules, never a value.
 
     :arg where: The place in the answer of what was validated.
 
     :returns: To be raised `from None`, since the error itself holds values.
 
     """
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(map(str, (*where, *first["loc"]))) or "body"
-    msg = f"not the contract's answer: {place}: {first['type']}"
-    return BadAnswerError(msg)
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    # Of one element: it has the same wrong with it as the others, mostly.
+    same = [each for each in found if each["loc"][:-1] == found[0]["loc"][:-1]][:MOST_NAMED]
+    places = [".".join(map(str, (*where, *each["loc"]))) or "body" for each in same]
+    rules = [f"{place}: {each['type']}" for place, each in zip(places, same, strict=True)]
+    return BadAnswerError(f"not the contract's answer: {', '.join(rules)}")
