@@ -1,6 +1,9 @@
 """The checks before a start: each thing that can be wrong is told in one line, by its setting."""
 
+import os
+import pwd
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 
 from lab.servers import KafkaServer, ModelApi, Postgres, free_port
 from operators.preflight import CheckResult, run_checks
+from ops.pending import require_migrated
 from settings import SettingsError, load
 from tests.kit.environment import environment, settings_of
 from tests.kit.kafka import Topics
@@ -33,7 +37,8 @@ class Start:
 
     def run_checks(self) -> list[CheckResult]:
         """Run the checks; no finding may have a secret."""
-        findings = list(run_checks(settings_of(self.variables), self.recovery))
+        settings = settings_of(self.variables)
+        findings = list(run_checks(settings, self.recovery, require_migrated=require_migrated))
         for finding in findings:
             assert not any(secret in finding.detail for secret in self.secrets)
             assert "\n" not in finding.detail
@@ -279,6 +284,39 @@ def test_a_recovery_directory_without_partitions_is_told(start: Start) -> None:
     start.recovery.mkdir()
     [complaint] = start.complaints()
     assert "holds no recovery partitions" in complaint
+
+
+@contextmanager
+def _as_somebody_else() -> Iterator[None]:
+    """Root may write anywhere."""
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(me)
+
+
+@pytest.mark.parametrize("spoiled", ["directory", "file"])
+def test_a_recovery_directory_that_is_read_only_is_told(
+    start: Start, servers_folder: Path, spoiled: str
+) -> None:
+    """Before the engine finds out, in Rust."""
+    servers_folder.chmod(0o755)
+    folder = servers_folder / f"read-only-{spoiled}"
+    folder.mkdir()
+    start.recovery = make_recovery(folder)
+    modes = {start.recovery: 0o777, **dict.fromkeys(start.recovery.iterdir(), 0o666)}
+    changed = start.recovery if spoiled == "directory" else min(start.recovery.iterdir())
+    modes[changed] &= 0o555
+    for path, mode in modes.items():
+        path.chmod(mode)
+    with _as_somebody_else():
+        [complaint] = start.complaints()
+    what = start.recovery if spoiled == "directory" else changed.name
+    assert complaint.startswith("recovery directory (-r): ")
+    assert f"write to {what}" in complaint
 
 
 def test_settings_that_cannot_be_are_refused_before(start: Start) -> None:
