@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import Final, NamedTuple
 
 from operators import source
-from operators.dead_letters import writer as dead_letters
+from operators.dead_letters.check import check as check_dead_letters
 from operators.errors import DependencyError
 from operators.model import client as scoring_api
 from operators.postgres.check import check as check_postgres
@@ -21,7 +21,7 @@ Check = Callable[[Settings], str]
 
 CHECKS: Final[dict[str, Check]] = {
     "Kafka topic": source.check,
-    "Kafka error topic": dead_letters.check,
+    "Kafka error topic": check_dead_letters,
     "PostgreSQL": check_postgres,  # and its migrations
     "Model API": scoring_api.check,
 }
