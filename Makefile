@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 JOBS ?= 2
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-page test-kafka test-contracts chaos bench bench-scoring k8s-rehearsal \
+.PHONY: help setup demo test test-page test-pooler test-kafka test-contracts chaos bench bench-scoring k8s-rehearsal \
 	secrets lint check-manifests check-monitoring test-monitoring format lock clean
 
 help: ## Show this list
@@ -31,14 +31,17 @@ demo: $(INSTALLED) ## Run the whole job on 20,000 transactions, on servers of it
 	$(BIN)/python -m ops demo $(if $(FAULT),--fault $(FAULT))
 
 test: $(INSTALLED) ## Run all tests that need nothing but Python
-	$(BIN)/python -m pytest -m 'not apache_kafka and not flyway and not contracts and not chaos and not browser and not prometheus' \
+	$(BIN)/python -m pytest -m 'not apache_kafka and not flyway and not contracts and not chaos and not browser and not prometheus and not pgbouncer' \
 		--numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 test-kafka: $(INSTALLED) ## Run the integration tests against Apache Kafka, and Flyway (Java 17, Maven)
-	$(BIN)/python -m pytest --kafka=apache -m 'not chaos' tests/integration tests/acceptance tests/chaos $(ARGS)
+	$(BIN)/python -m pytest --kafka=apache -m 'not chaos and not pgbouncer' tests/integration tests/acceptance tests/chaos $(ARGS)
 
 test-page: $(INSTALLED) ## Look at the status page in a real browser (Debian's chromium)
 	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+test-pooler: $(INSTALLED) ## Check the database through PgBouncer (Debian's pgbouncer)
+	$(BIN)/python -m pytest -m pgbouncer tests/integration $(ARGS)
 
 test-monitoring: $(INSTALLED) ## Ask a real Prometheus what the dashboard asks, and give it the alerts (Debian's prometheus)
 	$(BIN)/python -m pytest tests/monitoring $(ARGS)

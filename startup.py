@@ -23,6 +23,7 @@ from operators.kafka.client import partitions
 from operators.postgres.session import await_predecessor
 from operators.preflight import run_checks
 from operators.records import partition_key
+from ops.pending import require_migrated
 from settings import Settings, SettingsError, load, recovery_directory, workers_per_process
 from telemetry import (
     Health,
@@ -88,7 +89,7 @@ def prepare() -> tuple[Settings, Stop, Progress]:
 
 
 def _check(settings: Settings, health: Health) -> None:
-    results = list(run_checks(settings, recovery_directory()))
+    results = list(run_checks(settings, recovery_directory(), require_migrated=require_migrated))
     wrong = [result.detail for result in results if not result.ok]
     if wrong:
         # One word for both topics, if it is the broker.

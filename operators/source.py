@@ -22,6 +22,7 @@ from operators.errors import DependencyError, SourceError, fatal
 from operators.kafka import client as topics
 from operators.kafka.identity import TopicDescription, topic_id
 from operators.kafka.metadata import NOTHING_KNOWN, State
+from operators.kafka.rights import require_commits, require_reading, require_sole_use
 from operators.kafka.start import begin_group
 from operators.records import Message, partition_key
 from operators.takeover import Assignment
@@ -37,7 +38,7 @@ OTHERS: Final = 0.2  # seconds until a partition that does not read is asked aga
 
 
 def check(settings: Settings) -> str:
-    """Look for the topic that is read, and whether this process may open what that takes.
+    """Read the topic and ask for the group, and see that this process may open what that takes.
 
     :returns: What was found.
 
@@ -45,7 +46,11 @@ def check(settings: Settings) -> str:
 
     """
     found = topics.check(settings, settings.kafka_topic)
-    count, workers = len(topics.partitions(settings)), workers_per_process()
+    numbers, workers = topics.partitions(settings), workers_per_process()
+    require_reading(settings, settings.kafka_topic, numbers[0])
+    require_commits(settings, numbers[0])
+    require_sole_use(settings)
+    count = len(numbers)
     clients = 3 * workers + min(count, MOST_OPEN * workers)
     descriptors.require(BESIDE + clients * descriptors.CLIENT, f"reading {count} partitions")
     return found

@@ -9,6 +9,7 @@ from operators.preflight import run_checks
 from ops.audit import audit
 from ops.migrate import MigrationError
 from ops.migrate import migrate as apply_migrations
+from ops.pending import require_migrated
 from ops.replay import replay
 from settings import Settings, SettingsError, load, recovery_directory
 
@@ -30,7 +31,10 @@ def check(
     """Connect to all that the stream needs and say what is wrong; exit code 1 if something is."""
     settings = _settings()
     failed = False
-    for finding in run_checks(settings, recovery or recovery_directory([])):
+    found = run_checks(
+        settings, recovery or recovery_directory([]), require_migrated=require_migrated
+    )
+    for finding in found:
         failed = failed or not finding.ok
         word = "OK" if finding.ok else "FAILED"
         typer.echo(f"{word:6}  {finding.dependency:17}  {finding.detail}")

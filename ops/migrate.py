@@ -20,7 +20,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
-__all__ = ["MigrationError", "migrate"]
+__all__ = ["MigrationError", "migrate", "pending"]
 
 _FOLDER = Path(__file__).resolve().parent.parent / "migrations"
 _NAME = re.compile(r"V(?P<version>\d+(?:[._]\d+)*)__(?P<description>.{1,200})\.sql", re.ASCII)
@@ -45,6 +45,9 @@ CREATE INDEX "flyway_schema_history_s_idx" ON {table} ("success")
 _READ_HISTORY = """
 SELECT "version", "type", "success", "script", "description", "checksum"
 FROM {table} ORDER BY "installed_rank"
+"""
+_MAY_LOOK = """
+SELECT to_regclass(%s) IS NOT NULL AND has_table_privilege(to_regclass(%s), 'SELECT')
 """
 _ADD_TO_HISTORY = """
 INSERT INTO {table} ("installed_rank", "version", "description", "type", "script", "checksum",
@@ -101,6 +104,42 @@ def migrate(
         msg = f"DATABASE_URL: {_one_line(error)}"
         raise MigrationError(msg) from error
     return applied
+
+
+def pending(
+    database_url: str, *, folder: Path = _FOLDER, limit: timedelta = timedelta(seconds=10)
+) -> list[str]:
+    """Look which migrations are not applied yet.
+
+    :arg database_url: Of any role. One that may not read the history cannot know.
+
+    :arg limit: Of an answer.
+
+    :returns: Names of the files, in order. None are pending where there is no history: then
+        something else makes the tables.
+
+    :raises MigrationError: It cannot be found out.
+
+    """
+    files = _read(folder)
+    seconds = max(1, round(limit.total_seconds()))
+    parameters: dict[str, Any] = {**conninfo_to_dict(database_url), "connect_timeout": seconds}
+    try:
+        with psycopg.connect(**parameters | {"client_encoding": "utf8"}, autocommit=True) as conn:
+            conn.execute("SELECT set_config('statement_timeout', %s, false)", [str(seconds * 1000)])
+            [[may_look]] = conn.execute(_MAY_LOOK, [_HISTORY, _HISTORY])
+            if not may_look:
+                return []
+            rows = conn.execute(sql.SQL(_READ_HISTORY).format(table=sql.Identifier(_HISTORY)))
+            applied, baseline = _replay(rows.fetchall())
+    except psycopg.Error as error:
+        msg = f"DATABASE_URL: {_one_line(error)}"
+        raise MigrationError(msg) from None
+    return [
+        file.name
+        for version, file in files.items()
+        if version > baseline and version not in applied
+    ]
 
 
 def _read(folder: Path) -> dict[_Version, _File]:

@@ -143,7 +143,9 @@ class _Reader:
             error, partition = message.error(), message.partition()
             assert partition is not None  # noqa: S101 - it was assigned
             if error is None:
-                self.found.append(_dead_letter(message.headers()))
+                headers = dict(message.headers() or [])
+                if "dlq.check" not in headers:  # of the start; this broker shows what was aborted
+                    self.found.append(_dead_letter(headers))
                 self._at_end[partition] = False
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
                 self._at_end[partition] = True
@@ -154,7 +156,7 @@ class _Reader:
         self._consumer.close()
 
 
-def _dead_letter(headers: Any) -> DeadLetter:
-    told = {name: value.decode() for name, value in headers or [] if name.startswith("dlq.")}
+def _dead_letter(headers: dict[str, Any]) -> DeadLetter:
+    told = {name: value.decode() for name, value in headers.items() if name.startswith("dlq.")}
     position = int(told["dlq.partition"]), int(told["dlq.offset"])
     return DeadLetter(position, told["dlq.stage"], told["dlq.code"])

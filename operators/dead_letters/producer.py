@@ -34,7 +34,7 @@ from operators.kafka import client as topics
 from operators.records import Failure
 from settings import Settings
 
-__all__ = ["DeadLetter", "TooLargeError", "TransactionalProducer"]
+__all__ = ["CALL", "DeadLetter", "TooLargeError", "TransactionalProducer", "configuration"]
 
 CALL: Final = 0.1  # seconds that one call to librdkafka may take
 LIFETIME: Final = timedelta(minutes=5)  # of a transaction, and so the longest outage of the broker
@@ -73,6 +73,22 @@ def _bug(error: Exception, failure: Failure) -> StreamError:
     return fatal(bug(error, "a dead letter", message.partition_key, message.offset))
 
 
+def configuration(settings: Settings, key: str) -> dict[str, Any]:
+    """Configure a producer.
+
+    :arg key: Of which there may be one.
+
+    :returns: librdkafka's properties.
+
+    """
+    return {
+        # No name of a group has a colon. An access rule for `group:*` fits all.
+        "transactional.id": f"{settings.kafka_consumer_group}:{key}",
+        "transaction.timeout.ms": round(LIFETIME.total_seconds() * 1000),
+        "compression.type": "lz4",
+    }
+
+
 class TransactionalProducer:
     """Writes the dead letters of one source partition.
 
@@ -84,17 +100,7 @@ class TransactionalProducer:
 
     def __init__(self, settings: Settings, key: str, partition: int = 0) -> None:
         self._topic, self._partition = settings.kafka_error_topic, partition
-        self._producer = Producer(
-            topics.client(
-                settings,
-                {
-                    # No name of a group has a colon. An access rule for `group:*` fits all.
-                    "transactional.id": f"{settings.kafka_consumer_group}:{key}",
-                    "transaction.timeout.ms": round(LIFETIME.total_seconds() * 1000),
-                    "compression.type": "lz4",
-                },
-            )
-        )
+        self._producer = Producer(topics.client(settings, configuration(settings, key)))
 
     def open(self, limit: timedelta) -> None:
         """Fence every older producer of this partition, and abort what it had begun; it blocks.

@@ -16,50 +16,27 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaException
 
 from operators.dead_letters.already_written import Written, read_back
+from operators.dead_letters.check import no_producer
 from operators.dead_letters.outbox import Confirm, IsStored, Outbox
 from operators.dead_letters.producer import TransactionalProducer
 from operators.engine.loop import EventLoop
 from operators.engine.shutdown import Stop
-from operators.errors import DeliveryError, DependencyError, fatal
+from operators.errors import DeliveryError, fatal
 from operators.kafka import client as topics
 from operators.kafka.metadata import LettersPosition, ResumePoint
 from operators.records import Failure, Message, partition_key
 from settings import Settings
 from telemetry import Progress, log
 
-__all__ = ["MOST_OPEN", "DeadLetterWriter", "check"]
+__all__ = ["MOST_OPEN", "DeadLetterWriter"]
 
 AT_ONCE: Final = 8  # outboxes that write, or producers that are opened
 MOST_OPEN: Final = 64  # producers that are kept open
 CLOSE_AFTER: Final = 60.0  # seconds without a failure
 WARN_EVERY: Final = 10.0  # seconds between words about acknowledgements that do not come
-
-
-def check(settings: Settings) -> str:
-    """Look for the error topic, and whether it may be written to in transactions.
-
-    :returns: What was found.
-
-    :raises DependencyError: Which setting to look at.
-
-    """
-    found = topics.check(settings, settings.kafka_error_topic)
-    try:
-        TransactionalProducer(settings, "check").open(settings.start_timeout)
-    except KafkaException as error:
-        raise DependencyError(_no_producer(settings, error)) from None
-    return found
-
-
-def _no_producer(settings: Settings, error: KafkaException) -> str:
-    reason = error.args[0].str()
-    if error.args[0].code() == KafkaError._TIMED_OUT:  # noqa: SLF001 - librdkafka's own begin so
-        reason = f"no answer within {settings.start_timeout.total_seconds():g} s"
-    group = settings.kafka_consumer_group
-    return f"KAFKA_ERROR_TOPIC: no producer with a transactional.id such as {group}:…: {reason}"
 
 
 class DeadLetterWriter:
@@ -111,7 +88,7 @@ class DeadLetterWriter:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 list(pool.map(fence, keys))
         except KafkaException as error:
-            raise fatal(DeliveryError(_no_producer(self._settings, error))) from None
+            raise fatal(DeliveryError(no_producer(self._settings, error.args[0]))) from None
 
     def take_over(self, points: Mapping[int, ResumePoint]) -> None:
         """Look what the error topic has of partitions that are fenced; it blocks.

@@ -176,6 +176,8 @@ def _partitions(settings: Settings, topic: str) -> list[int]:
     if topic not in known or known[topic].error is not None:
         setting = "KAFKA_TOPIC" if topic == settings.kafka_topic else "KAFKA_ERROR_TOPIC"
         msg = f"{setting}: there is no topic {topic} at {settings.kafka_bootstrap_servers}"
+        if settings.kafka_security_protocol != "PLAINTEXT":
+            msg += ", or this user lacks DESCRIBE on it"
         raise DependencyError(msg)
     return sorted(known[topic].partitions)
 

@@ -21,16 +21,19 @@ __all__ = [
     "CLASSIFY",
     "COPY",
     "COPY_TYPES",
+    "HIDDEN_IN",
     "LIMIT_SESSION",
     "LIMIT_STATEMENTS",
     "LOCK_HOLDER",
     "MAY",
+    "MAY_STAGE",
     "NOTE_TOPIC",
     "PRIVILEGES",
     "STAGED",
     "STORE",
     "STORED_POSITIONS",
     "TABLE_EXISTS",
+    "TAKES_NO_WRITES",
     "TAKE_LOCKS",
     "TOPIC_ID",
     "UNLOCK",
@@ -173,6 +176,16 @@ WHERE locktype = 'advisory' AND granted AND objsubid = 1
     AND (classid::bigint << 32) | objid::bigint = %s
 """
 
+TAKES_NO_WRITES: Final = (
+    "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean"
+)
+HIDDEN_IN: Final = """
+SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = %s AND c.relkind IN ('r', 'p') AND NOT has_schema_privilege(n.oid, 'USAGE')
+    AND n.nspname = ANY(string_to_array(current_setting('search_path'), ', '))
+"""
+"""Schema in which a table is that cannot be seen."""
+MAY_STAGE: Final = "SELECT has_database_privilege(current_database(), 'TEMPORARY')"
 TABLE_EXISTS: Final = "SELECT to_regclass(%s) IS NOT NULL"
 MAY: Final = "SELECT has_table_privilege(%s, %s)"
 PRIVILEGES: Final = [

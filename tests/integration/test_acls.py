@@ -1,18 +1,26 @@
 """The ACLs of `docs/security.md`, as they stand there, on Apache Kafka with a login."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
+from confluent_kafka.admin._acl import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+)
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
 from lab.servers import ApacheKafka, ModelApi, free_port, wait_until
 from lab.servers.ports import LOCALHOST
+from operators.preflight import run_checks
+from ops.pending import require_migrated
 from tests.kit.checkout import CHECKOUT
-from tests.kit.environment import environment
+from tests.kit.environment import environment, settings_of
 from tests.kit.factories import transaction_text
 from tests.kit.flow import Flow
 from tests.kit.kafka import Topics, produce, read_all
@@ -85,12 +93,8 @@ def kafka(tmp_path: Path) -> Iterator[WithLogin]:
         yield kafka
 
 
-@pytest.mark.apache_kafka
-def test_the_documented_acls_are_enough(
-    kafka: WithLogin, database_url: str, model_api: ModelApi, tmp_path: Path
-) -> None:
-    """To check, read, refuse, commit, resume after a kill and audit; and without them: nothing."""
-    variables = environment(
+def _variables(kafka: WithLogin, database_url: str, model_api: ModelApi) -> dict[str, str]:
+    return environment(
         kafka,
         TOPICS,
         database_url=database_url,
@@ -101,6 +105,77 @@ def test_the_documented_acls_are_enough(
         KAFKA_SASL_USERNAME=USER,
         KAFKA_SASL_PASSWORD=PASSWORD,
     )
+
+
+NAMED: Mapping[tuple[Any, str], str] = {
+    (AclOperation.READ, TOPICS.transactions): (
+        "KAFKA_TOPIC: this user lacks READ on the topic transactions"
+    ),
+    (AclOperation.READ, TOPICS.failed): (
+        "KAFKA_ERROR_TOPIC: this user lacks READ on the topic transactions-failed"
+    ),
+    (AclOperation.WRITE, TOPICS.failed): (
+        "KAFKA_ERROR_TOPIC: this user lacks WRITE on the topic transactions-failed"
+    ),
+    (AclOperation.READ, TOPICS.group): (
+        "KAFKA_CONSUMER_GROUP: this user lacks READ on the group fraud-scoring"
+    ),
+    (AclOperation.WRITE, f"{TOPICS.group}:"): (
+        "KAFKA_ERROR_TOPIC: no producer with a transactional.id such as fraud-scoring:…: this user"
+        " lacks WRITE on transactional ids with the prefix fraud-scoring:"
+    ),
+}
+"""What is said without a right. READ and WRITE bring DESCRIBE with them."""
+
+
+@pytest.mark.apache_kafka
+def test_a_right_that_is_missing_is_named(
+    kafka: WithLogin, database_url: str, model_api: ModelApi
+) -> None:
+    """Each of those in the document, by its name and its resource, before anything is read."""
+    settings = settings_of(_variables(kafka, database_url, model_api))
+
+    def complaints() -> list[str]:
+        found = run_checks(settings, None, require_migrated=require_migrated)
+        return [each.detail for each in found if not each.ok]
+
+    at = settings.kafka_bootstrap_servers
+    nothing = f"KAFKA_TOPIC: there is no topic transactions at {at}, or this user lacks DESCRIBE"
+    assert nothing in complaints()[0]
+    admin = AdminClient(kafka.client_settings)
+    bindings = list(documented())
+    for made in admin.create_acls(bindings).values():
+        made.result(10)
+    wait_until(lambda: complaints() == [], what="rights that have arrived")
+    for binding in bindings:
+        expected = NAMED.get((binding.operation, binding.name))
+        filters = [AclBindingFilter(*_fields(binding))]
+        assert [len(gone.result(10)) for gone in admin.delete_acls(filters).values()] == [1]
+        wanted = [] if expected is None else [expected]
+        wait_until(lambda: complaints() == wanted, what=f"{wanted}, not {complaints()}")  # noqa: B023
+        for made in admin.create_acls([binding]).values():
+            made.result(10)
+        wait_until(lambda: complaints() == [], what="a right that is back")
+
+
+def _fields(binding: AclBinding) -> tuple[Any, ...]:
+    return (
+        binding.restype,
+        binding.name,
+        binding.resource_pattern_type,
+        binding.principal,
+        binding.host,
+        binding.operation,
+        binding.permission_type,
+    )
+
+
+@pytest.mark.apache_kafka
+def test_the_documented_acls_are_enough(
+    kafka: WithLogin, database_url: str, model_api: ModelApi, tmp_path: Path
+) -> None:
+    """To check, read, refuse, commit, resume after a kill and audit; and without them: nothing."""
+    variables = _variables(kafka, database_url, model_api)
     check = Flow(tmp_path / "check", variables, module=("ops", "check"))
     assert check.run() == 1, check.output()
 

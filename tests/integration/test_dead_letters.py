@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lab.servers import ApacheKafka, KafkaServer
+from operators.dead_letters.check import check
 from operators.dead_letters.envelope import to_message
-from operators.dead_letters.writer import check
 from operators.errors import BugError, DeliveryError, DependencyError
 from tests.kit.kafka import Topics, header
 from tests.kit.letters import PARTITION, Writing, limited, noise, record_of

@@ -1,22 +1,32 @@
 """The checks before a start: each thing that can be wrong is told in one line, by its setting."""
 
+import os
+import pwd
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
-from lab.servers import KafkaServer, ModelApi, Postgres, free_port
+from lab.servers import KafkaServer, ModelApi, Postgres, free_port, wait_until
 from operators.preflight import CheckResult, run_checks
+from ops.pending import require_migrated
 from settings import SettingsError, load
 from tests.kit.environment import environment, settings_of
-from tests.kit.kafka import Topics
+from tests.kit.kafka import Topics, read_all
 from tests.kit.postgres import query
 from tests.kit.recovery import make_recovery
 
 TOKEN = "t0ken-of-the-model"  # noqa: S105 - of a stand-in
 NO_HOST = ".".join(["h" * 60] * 5)  # too long for a name: no resolver is asked
 BAD_HOST = "no..host"
+LIMIT = timedelta(seconds=60)
+"""For what takes a few seconds where nothing else runs."""
 
 
 @dataclass
@@ -33,7 +43,8 @@ class Start:
 
     def run_checks(self) -> list[CheckResult]:
         """Run the checks; no finding may have a secret."""
-        findings = list(run_checks(settings_of(self.variables), self.recovery))
+        settings = settings_of(self.variables)
+        findings = list(run_checks(settings, self.recovery, require_migrated=require_migrated))
         for finding in findings:
             assert not any(secret in finding.detail for secret in self.secrets)
             assert "\n" not in finding.detail
@@ -279,6 +290,77 @@ def test_a_recovery_directory_without_partitions_is_told(start: Start) -> None:
     start.recovery.mkdir()
     [complaint] = start.complaints()
     assert "holds no recovery partitions" in complaint
+
+
+@pytest.mark.apache_kafka  # the embedded broker keeps everything
+def test_an_error_topic_that_is_compacted_is_told(start: Start) -> None:
+    """It refuses records without a key, which dead letters are if their messages have none."""
+    topic = start.variables["KAFKA_ERROR_TOPIC"] = f"{start.variables['KAFKA_ERROR_TOPIC']}-compact"
+    admin = AdminClient(start.broker.client_settings)
+    admin.create_topics([NewTopic(topic, 1, config={"cleanup.policy": "compact"})])[topic].result()
+    [complaint] = start.complaints()
+    assert complaint.startswith(f"KAFKA_ERROR_TOPIC: {topic} is compacted")
+    assert "cleanup.policy=delete" in complaint
+
+
+@pytest.mark.apache_kafka  # the embedded broker shows what was aborted
+def test_the_letter_of_the_check_is_taken_back(start: Start) -> None:
+    """Those who read what is committed never see it, whoever looks how often."""
+    for _ in range(2):
+        assert start.complaints() == []
+    topic = start.variables["KAFKA_ERROR_TOPIC"]
+    assert sum(start.broker.ends(topic).values()) > 0
+    assert read_all(start.broker, topic) == []
+
+
+def test_a_program_that_subscribes_with_the_group_is_told(start: Start) -> None:
+    """While it has the group, brokers take no offsets of the stream."""
+    group, topic = start.variables["KAFKA_CONSUMER_GROUP"], start.variables["KAFKA_TOPIC"]
+    given = {"group.id": group, "client.id": "somebody", "session.timeout.ms": 6_000}
+    other = Consumer(start.broker.client_settings | given)
+    other.subscribe([topic])
+    try:
+        wait_until(lambda: other.poll(0.1) is None and other.assignment(), LIMIT, what="a member")
+        [complaint] = start.complaints()
+        assert complaint.startswith(
+            f"KAFKA_CONSUMER_GROUP: another program subscribes with the group {group}"
+            " (client somebody at "
+        )
+    finally:
+        other.close()
+
+
+@contextmanager
+def _as_somebody_else() -> Iterator[None]:
+    """Root may write anywhere."""
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(me)
+
+
+@pytest.mark.parametrize("spoiled", ["directory", "file"])
+def test_a_recovery_directory_that_is_read_only_is_told(
+    start: Start, servers_folder: Path, spoiled: str
+) -> None:
+    """Before the engine finds out, in Rust."""
+    servers_folder.chmod(0o755)
+    folder = servers_folder / f"read-only-{spoiled}"
+    folder.mkdir()
+    start.recovery = make_recovery(folder)
+    modes = {start.recovery: 0o777, **dict.fromkeys(start.recovery.iterdir(), 0o666)}
+    changed = start.recovery if spoiled == "directory" else min(start.recovery.iterdir())
+    modes[changed] &= 0o555
+    for path, mode in modes.items():
+        path.chmod(mode)
+    with _as_somebody_else():
+        [complaint] = start.complaints()
+    what = start.recovery if spoiled == "directory" else changed.name
+    assert complaint.startswith("recovery directory (-r): ")
+    assert f"write to {what}" in complaint
 
 
 def test_settings_that_cannot_be_are_refused_before(start: Start) -> None:

@@ -12,7 +12,7 @@ PARTS: Mapping[str, set[str]] = {
     "settings": {"settings_types"},
     "telemetry": {"telemetry"},
     "operators": {"operators", "settings", "telemetry"},
-    "startup": {"operators", "settings", "telemetry"},
+    "startup": {"ops", "operators", "settings", "telemetry"},
     "dataflow": {"startup", "operators", "settings", "telemetry"},
     "ops": {"ops", "lab", "operators", "settings"},
     "lab": {"lab", "ops"},
