@@ -88,7 +88,8 @@ class TransactionalProducer:
             topics.client(
                 settings,
                 {
-                    # No name of a group has a colon. An access rule for `group:*` fits all.
+                    # No topic's name has a colon, so that the last one ends the group's name. An
+                    # access rule for the prefix `group:` fits all.
                     "transactional.id": f"{settings.kafka_consumer_group}:{key}",
                     "transaction.timeout.ms": round(LIFETIME.total_seconds() * 1000),
                     "compression.type": "lz4",
