@@ -192,7 +192,6 @@ class Outbox:
                 if error.letter.is_truncated:
                     raise self._stopped(str(error)) from None
                 error.letter.truncate()
-                failed = 0
                 await self._abort(producer)
             except KafkaException as error:
                 reason, failed = error.args[0], failed + 1
