@@ -31,7 +31,16 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableSettingsError
 
-from settings_types import DatabaseUrl, Name, PlainUrl, Properties, Seconds, StartAt, Token
+from settings_types import (
+    DatabaseUrl,
+    GroupName,
+    Name,
+    PlainUrl,
+    Properties,
+    Seconds,
+    StartAt,
+    Token,
+)
 
 __all__ = ["Settings", "SettingsError", "load", "recovery_directory", "workers_per_process"]
 
@@ -65,7 +74,7 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: str = Field(
         min_length=1, description="Brokers to start from, `host:port`, separated by commas"
     )
-    kafka_consumer_group: Name = Field(
+    kafka_consumer_group: GroupName = Field(
         description="Consumer group under which progress is committed; names the stream"
     )
     kafka_topic: Name = Field("transactions", description="Topic that is read")

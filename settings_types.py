@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, Secret, Se
 __all__ = [
     "OWNED_PROPERTIES",
     "DatabaseUrl",
+    "GroupName",
     "Name",
     "PlainUrl",
     "Properties",
@@ -85,6 +86,13 @@ def _start_at(value: str) -> str:
     return value
 
 
+def _group_name(value: str) -> str:
+    if not value.isprintable() or value.strip() != value:
+        msg = "must have no invisible characters, and no space at its ends"
+        raise ValueError(msg)
+    return value
+
+
 def _database_url(value: SecretStr) -> SecretStr:
     msg = (
         "must be a PostgreSQL URL such as postgresql://user:password@host:5432/database,"
@@ -120,7 +128,10 @@ Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))
 """A limit, written as a number of seconds."""
 
 Name = Annotated[str, Field(min_length=1, max_length=249, pattern=r"^[A-Za-z0-9._-]+$")]
-"""Of a topic or a group."""
+"""Of a topic."""
+
+GroupName = Annotated[str, Field(min_length=1, max_length=249), AfterValidator(_group_name)]
+"""Of a group: Kafka takes any text, here what can be seen."""
 
 StartAt = Annotated[str, AfterValidator(_start_at)]
 """`earliest`, `latest` or an ISO 8601 time."""

@@ -2,25 +2,25 @@
 
 JSON is parsed with exact decimals. Pydantic's own parser reads a JSON number as a binary float
 first, so 12345678901234.5678 would arrive as …4.568; here it is kept to the digit or refused.
+`operators.fields` has the rules of the fields.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Annotated, Any, Final
+from decimal import Context, Decimal, InvalidOperation
+from typing import Any, Final
 from uuid import UUID, uuid5
 
 import bytewax.operators as op
 from bytewax.dataflow import Stream, operator
-from jiter import from_json
-from pydantic import GetPydanticSchema, TypeAdapter, ValidationError
+from jiter import LosslessFloat, from_json
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_core import core_schema as cs
-from typing_extensions import TypedDict  # Pydantic needs this one below Python 3.12
 
 from operators.errors import bug, fatal
+from operators.fields import validate, validate_without_nul
+from operators.formats import recognise
 from operators.records import Failure, Message, Received, Transaction
 
 __all__ = ["EXTERNAL_ID_NAMESPACE", "DecodeOut", "decode", "decode_message", "parse_json"]
@@ -28,100 +28,11 @@ __all__ = ["EXTERNAL_ID_NAMESPACE", "DecodeOut", "decode", "decode_message", "pa
 EXTERNAL_ID_NAMESPACE: Final = UUID("6f1f5b0e-6a5f-5c0e-9d53-2f6f6d0c9c1b")
 """Namespace of the UUIDv5 that stands for an id that is no UUID. Never change it: it makes ids."""
 
-MAX_DIGITS, DECIMAL_PLACES = 18, 4  # of the column transactions.amount
-_UUID = re.compile(
-    r"(?:urn:uuid:)?\{?([0-9a-f]{8}(-?)[0-9a-f]{4}(?:\2[0-9a-f]{4}){2}\2[0-9a-f]{12})\}?",
-    re.ASCII | re.IGNORECASE,
-)
-MAX_REASONS = 10  # named in one error; a hostile message must not make a long one
-
-
-def _schema(schema: cs.CoreSchema) -> GetPydanticSchema:
-    return GetPydanticSchema(lambda _source, _handler: schema)
-
-
-def _text(**limits: int) -> cs.CoreSchema:
-    # PostgreSQL's text cannot hold NUL. Lone surrogates, which UTF-8 cannot hold, are no valid JSON
-    # for the parser already.
-    return cs.str_schema(pattern=r"\A[^\x00]*\z", **limits)  # type: ignore[arg-type]
-
-
-def _described(schema: cs.CoreSchema, rule: str, message: str) -> cs.CoreSchema:
-    return cs.custom_error_schema(schema, custom_error_type=rule, custom_error_message=message)
-
-
-def _uuid_or_text(text: str) -> UUID | str:
-    # The parser knows most spellings of a UUID, but not a URN in capitals or braces without
-    # hyphens. Python's own UUID() is no judge: it takes spaces and underscores too.
-    found = _UUID.fullmatch(text)
-    return UUID(found[1]) if found else text
-
-
-_ID = _described(
-    cs.union_schema(
-        [
-            cs.uuid_schema(),
-            cs.no_info_after_validator_function(_uuid_or_text, _text(min_length=1, max_length=200)),
-            # Of 200 characters at most, too.
-            cs.no_info_after_validator_function(
-                str, cs.int_schema(strict=True, gt=-(10**199), lt=10**200)
-            ),
-        ],
-        mode="left_to_right",
-    ),
-    "id_type",
-    "Input should be a UUID, another text of 1 to 200 characters without NUL, or an integer",
-)
-_AMOUNT = cs.chain_schema(
-    [
-        _described(
-            cs.union_schema(
-                [
-                    cs.decimal_schema(strict=True),
-                    cs.int_schema(strict=True),
-                    cs.str_schema(pattern=r"\A-?[0-9]{1,30}(\.[0-9]{1,30})?\z"),
-                ],
-                mode="left_to_right",
-            ),
-            "amount_type",
-            "Input should be a number or a plain decimal text",
-        ),
-        cs.decimal_schema(max_digits=MAX_DIGITS, decimal_places=DECIMAL_PLACES),
-    ]
-)
-_TIMESTAMP = _described(
-    cs.chain_schema(
-        [
-            # A bare number would be taken for seconds since 1970, a bare date for midnight.
-            cs.str_schema(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:"),
-            cs.datetime_schema(),
-        ]
-    ),
-    "timestamp_type",
-    "Input should be an ISO 8601 date and time such as 2026-11-23T10:00:00",
-)
-
-LongText = Annotated[str, _schema(_text(max_length=10_000))]
-ShortText = Annotated[str, _schema(_text(max_length=100))]
-
-
-class _Fields(TypedDict):
-    """A transaction as producers send it; other fields may come along and are ignored."""
-
-    id: Annotated[UUID | str, _schema(_ID)]
-    description: LongText
-    amount: Annotated[Decimal, _schema(_AMOUNT)]
-    timestamp: Annotated[datetime, _schema(_TIMESTAMP)]
-    operation_type: ShortText
-    side: ShortText
-
-
-class _OptionalFields(_Fields, total=False):
-    merchant: LongText | None
-
-
-_validate: Callable[[Any], _OptionalFields] = TypeAdapter(_OptionalFields).validator.validate_python
-
+_bounded: Final = Context(prec=40, Emin=-40, Emax=40).plus
+"""Changes no amount that is valid, and bounds what does not count: zeros behind the point, and the
+exponent of zero. PostgreSQL takes 16,383 digits behind the point."""
+BACKSLASH: Final = ord("\\")  # without which no text of JSON has NUL
+MAX_REASONS: Final = 10  # named in one error; a hostile message must not make a long one
 
 Decoded = list[Received] | list[Failure]
 """Of one kind, and never empty."""
@@ -146,13 +57,37 @@ def parse_json(value: bytes) -> Any:
     :raises ValueError: It is no such JSON.
 
     """
-    return from_json(
-        value,
-        float_mode="decimal",
-        allow_inf_nan=False,
-        catch_duplicate_keys=True,
-        cache_mode="keys",  # values are mostly different
-    )
+    try:
+        return from_json(
+            value,
+            float_mode="decimal",
+            allow_inf_nan=False,
+            catch_duplicate_keys=True,
+            cache_mode="keys",  # values are mostly different
+        )
+    except ValueError:
+        # A number of any size is JSON, and a field that is ignored may have it. The parser makes no
+        # decimal of 1e9999999999999999999; if it is that, this passes.
+        content = from_json(
+            value, float_mode="lossless-float", allow_inf_nan=False, catch_duplicate_keys=True
+        )
+    if isinstance(content, dict):
+        return {name: _decimal(field) for name, field in content.items()}
+    return _decimal(content)
+
+
+def _decimal(field: Any) -> Any:
+    """A number as a decimal; of two that are too large or too small both break the same rule."""
+    if not isinstance(field, LosslessFloat):
+        return field
+    text = str(field).lower()
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        digits, _, exponent = text.partition("e")
+        if not digits.strip("-0."):
+            return Decimal(0)
+        return Decimal("1e-999999" if exponent.startswith("-") else "1e999999")
 
 
 def _poison(message: Message, code: str, error: str) -> Failure:
@@ -189,33 +124,30 @@ def decode_message(message: Message) -> Received | Failure:
     if not isinstance(content, dict):
         return _poison(message, "not_an_object", "value: JSON, but not an object")
     try:
-        fields = _validate(content)
+        fields = (validate_without_nul if BACKSLASH in message.value else validate)(content)
         timestamp = _in_utc(fields["timestamp"])
     except ValidationError as error:
         return _rejection(message, error)
     except OverflowError:
         text = "timestamp: Input in UTC should be between the years 1 and 9999"
         return Failure(message, "validate", "poison", "timestamp.out_of_range", text)
-    transaction_id, external_id = _identify(fields["id"])
+    transaction_id, external_id = fields["id"], None
+    if not isinstance(transaction_id, UUID):
+        external_id = transaction_id
+        transaction_id = uuid5(EXTERNAL_ID_NAMESPACE, external_id)
     return Received(
         message,
         Transaction(  # by position, which takes half as long as by name
             transaction_id,
             external_id,
             fields["description"],
-            fields["amount"],
+            _bounded(fields["amount"]),
             timestamp,
             fields.get("merchant"),
             fields["operation_type"],
             fields["side"],
         ),
     )
-
-
-def _identify(received: UUID | str) -> tuple[UUID, str | None]:
-    if isinstance(received, UUID):
-        return received, None
-    return uuid5(EXTERNAL_ID_NAMESPACE, received), received
 
 
 def _missing(message: Message) -> Failure:
@@ -225,6 +157,9 @@ def _missing(message: Message) -> Failure:
 
 
 def _not_json(message: Message, value: bytes, error: ValueError) -> Failure:
+    found = recognise(value)
+    if found is not None:
+        return _poison(message, found.code, f"value: {found.words}")
     try:
         value.decode()
     except UnicodeDecodeError as undecodable:

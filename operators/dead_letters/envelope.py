@@ -25,7 +25,8 @@ Anybody may write to the error topic. A record is the stream's only if it says w
 have said in the way in which it says it: each header once, numbers as Python writes them.
 
 The original bytes are exact: `json` has them verbatim behind `{"transaction":`, `text` as a JSON
-string, `base64` (for what is not UTF-8) beside the text as `original`.
+string, `base64` as `original`, beside the beginning of what text there is: for what is not UTF-8,
+and for what a JSON string would make larger by more than a third.
 """
 
 import base64
@@ -53,6 +54,7 @@ __all__ = [
 PREFIX: Final = b'{"transaction":'
 HEADER: Final = "dlq."
 LONGEST: Final = 20  # digits of a number of 64 bits, and its sign
+BEGINNING: Final = 1_000  # characters of what is no text, beside its bytes
 CUT_LENGTH: Final = 10_000  # characters of the value, bytes of key and headers that a cut leaves
 
 Headers = list[tuple[str, bytes | None]]
@@ -206,14 +208,18 @@ def _embed(value: bytes | None) -> tuple[str, bytes, bytes]:
         return "none", b"null", b""
     try:
         text = value.decode()
-    except UnicodeDecodeError:
-        encoded = b',"original":"' + base64.b64encode(value) + b'"'
-        return "base64", _json(value.decode(errors="replace")), encoded
-    try:
         parse_json(value)
+    except UnicodeDecodeError:
+        pass
     except ValueError:
-        return "text", _json(text), b""
-    return "json", value, b""
+        escaped = _json(text)
+        if len(escaped) <= BEGINNING + len(value) * 4 // 3:
+            return "text", escaped, b""
+    else:
+        return "json", value, b""
+    # The beginning of a text that is mostly escapes, or of what is none, is enough to recognise it.
+    beginning = value[: 4 * BEGINNING].decode(errors="replace")[:BEGINNING]
+    return "base64", _json(beginning), b',"original":"' + base64.b64encode(value) + b'"'
 
 
 def _extract(value: bytes, encoding: str, length: int) -> bytes | None:

@@ -30,7 +30,7 @@ from telemetry import LATEST_FAILURES, FailureNote, Progress, log, metrics
 __all__ = ["Confirm", "IsStored", "Outbox"]
 
 MOST: Final = 500  # failures in one transaction
-MOST_BYTES: Final = 4_000_000  # of their messages; a record may be four times as large
+MOST_BYTES: Final = 4_000_000  # of their messages; a record may be larger by a third
 LINGER: Final = 1.0  # seconds until a failure is written, if there are few
 ATTEMPTS: Final = 4  # to write the same records, if the transaction has to be aborted
 FENCED: Final = "another process has taken {key} over, or this one stood still for too long"
@@ -192,7 +192,6 @@ class Outbox:
                 if error.letter.is_truncated:
                     raise self._stopped(str(error)) from None
                 error.letter.truncate()
-                failed = 0
                 await self._abort(producer)
             except KafkaException as error:
                 reason, failed = error.args[0], failed + 1

@@ -33,6 +33,7 @@ from operators.errors import StreamError, bug, fatal
 from operators.kafka import client as topics
 from operators.records import Failure
 from settings import Settings
+from telemetry import log
 
 __all__ = ["CALL", "DeadLetter", "TooLargeError", "TransactionalProducer", "configuration"]
 
@@ -64,8 +65,17 @@ class DeadLetter:
 
     def truncate(self) -> None:
         """Leave out what makes it too large."""
+        _, value, _ = self.record
         self.record = truncate(self.failure, self._group)
         self.is_truncated = True
+        message = self.failure.message
+        log.warning(
+            "dead_letters.cut",
+            partition=message.partition,
+            offset=message.offset,
+            bytes=len(value),
+            reason="larger than max.message.bytes of the error topic",
+        )
 
 
 def _bug(error: Exception, failure: Failure) -> StreamError:
@@ -81,12 +91,9 @@ def configuration(settings: Settings, key: str) -> dict[str, Any]:
     :returns: librdkafka's properties.
 
     """
-    return {
-        # No name of a group has a colon. An access rule for `group:*` fits all.
-        "transactional.id": f"{settings.kafka_consumer_group}:{key}",
-        "transaction.timeout.ms": round(LIFETIME.total_seconds() * 1000),
-        "compression.type": "lz4",
-    }
+    # No topic's name has a colon, so that the last one ends the group's name. An access rule for the
+    # prefix `group:` fits all.
+    return topics.transactional(f"{settings.kafka_consumer_group}:{key}", LIFETIME)
 
 
 class TransactionalProducer:
@@ -125,7 +132,7 @@ class TransactionalProducer:
     async def send(self, letters: Iterable[DeadLetter], *, alone: bool = False) -> None:
         """Write letters in one transaction: all of them are in the topic, or none.
 
-        :arg letters: In this order. What librdkafka takes for too large is cut.
+        :arg letters: In this order. What is too large for any request is cut.
 
         :arg alone: Each in a request of its own, for the topic's limit of size is one of requests.
 

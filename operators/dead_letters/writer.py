@@ -24,7 +24,7 @@ from operators.dead_letters.outbox import Confirm, IsStored, Outbox
 from operators.dead_letters.producer import TransactionalProducer
 from operators.engine.loop import EventLoop
 from operators.engine.shutdown import Stop
-from operators.errors import DeliveryError, fatal
+from operators.errors import DeliveryError, DependencyError, fatal
 from operators.kafka import client as topics
 from operators.kafka.metadata import LettersPosition, ResumePoint
 from operators.records import Failure, Message, partition_key

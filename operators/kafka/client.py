@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import (
@@ -28,6 +29,7 @@ __all__ = [
     "ends",
     "partition_count",
     "partitions",
+    "transactional",
 ]
 
 X = TypeVar("X")
@@ -73,6 +75,26 @@ def committer(settings: Settings) -> dict[str, Any]:
         # away, and with it a stop; its default is 45 s.
         "session.timeout.ms": COMMIT_TIMEOUT * 1_000,
         "heartbeat.interval.ms": 1_000,
+    }
+
+
+def transactional(name: str, lifetime: timedelta) -> dict[str, Any]:
+    """Configure a client that writes in transactions.
+
+    :arg name: Its `transactional.id`: a newer one fences the older.
+
+    :arg lifetime: Of a transaction, after which the broker aborts it.
+
+    :returns: librdkafka's properties.
+
+    """
+    return {
+        "transactional.id": name,
+        "transaction.timeout.ms": round(lifetime.total_seconds() * 1_000),
+        "compression.type": "lz4",
+        # How large a record may be is the topic's to say, which knows it compressed. The client's
+        # own limit is 1 MB of what is not; this is a little less than a broker takes at once.
+        "message.max.bytes": 100_000_000,
     }
 
 

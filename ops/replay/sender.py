@@ -88,9 +88,7 @@ class Sender:
                 topics.client(
                     settings,
                     {
-                        "transactional.id": self._id,
-                        "transaction.timeout.ms": round(LIFETIME.total_seconds() * 1000),
-                        "compression.type": "lz4",
+                        **topics.transactional(self._id, LIFETIME),
                         "logger": silent,
                         "error_cb": lambda _error: None,
                     },

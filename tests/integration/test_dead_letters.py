@@ -1,18 +1,22 @@
 """Dead letters in the error topic: what a record holds, and what becomes of one too large."""
 
 import json
+import random
 import traceback
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from lab.servers import ApacheKafka, KafkaServer
 from operators.dead_letters.check import check
 from operators.dead_letters.envelope import to_message
 from operators.errors import BugError, DeliveryError, DependencyError
 from tests.kit.kafka import Topics, header
-from tests.kit.letters import PARTITION, Writing, limited, noise, record_of
+from tests.kit.letters import PARTITION, SEED, Writing, limited, noise, record_of
+
+ONE_MB = '{"message.max.bytes": 1000000}'
 
 
 @pytest.fixture
@@ -101,6 +105,7 @@ def test_dead_letters_of_a_partition_are_in_one_partition_in_their_order(writing
 
 def test_what_the_producer_refuses_as_too_large_is_cut(writing: Writing) -> None:
     """With a mark that says what is missing; position and beginning of the value are kept."""
+    writing.writer = writing.writer_of(KAFKA_PROPERTIES=ONE_MB)
     cases: list[tuple[dict[str, Any], str]] = [
         ({"value": b"v" * 1_100_000}, "value"),
         ({"value": b"\xff" * 900_000}, "value"),
@@ -125,6 +130,7 @@ def test_what_the_producer_refuses_as_too_large_is_cut(writing: Writing) -> None
 
 def test_a_message_of_the_producers_limit_does_not_stop_its_neighbours(writing: Writing) -> None:
     """What fits is whole, what does not is cut, in one call."""
+    writing.writer = writing.writer_of(KAFKA_PROPERTIES=ONE_MB)
     sizes = [10, 1_000_000, 1_100_000, 10]
     found = writing.deliver(
         *(writing.failure(b"x" * size, offset=number) for number, size in enumerate(sizes))
@@ -147,6 +153,53 @@ def test_what_the_topic_refuses_as_too_large_is_cut(
     [found] = writing.deliver(writing.failure(**{"offset": 5, **fields}))
     assert what in (header(found, "dlq.cut") or "")
     assert header(found, "dlq.offset") == "5"
+
+
+@pytest.mark.parametrize("size", [300_000, 700_000])
+def test_what_is_no_text_is_not_cut_for_its_spelling(writing: Writing, size: int) -> None:
+    """Avro, Protobuf or gzip by mistake: the topic's usual limit of 1 MB has room for base64."""
+    print("seed", SEED)  # noqa: T201 - to repeat it
+    failure = writing.failure(random.Random(SEED).randbytes(size))  # noqa: S311 - can be repeated
+    [found] = writing.deliver(failure)
+    assert to_message(record_of(found)) == failure.message
+
+
+def test_a_topic_that_takes_more_gets_all(broker: KafkaServer, topics: Topics) -> None:
+    """The limit is the topic's, not the client's."""
+    writing = Writing(broker, limited(broker, topics, 8_000_000))
+    failures = [
+        writing.failure(noise(3_000_000), offset=0),
+        writing.failure(random.Random(SEED).randbytes(2_000_000), offset=1),  # noqa: S311
+        writing.failure(b"small", offset=2),
+    ]
+    records = [record_of(found) for found in writing.deliver(*failures)]
+    restored = {found.offset: found for record in records if (found := to_message(record))}
+    assert [restored[number] for number in range(3)] == [each.message for each in failures]
+
+
+@pytest.mark.apache_kafka
+def test_what_the_topic_takes_when_it_is_compressed_is_whole(
+    apache_kafka: ApacheKafka, topics: Topics
+) -> None:
+    """A broker looks at compressed records, and so do the producers of the topic that is read."""
+    writing = Writing(apache_kafka, limited(apache_kafka, topics, 100_000))
+    failure = writing.failure(b"x" * 2_000_000)
+    [found] = writing.deliver(failure)
+    assert to_message(record_of(found)) == failure.message
+
+
+@pytest.mark.apache_kafka
+def test_it_is_said_what_was_cut_and_whose_limit_it_was(
+    apache_kafka: ApacheKafka, topics: Topics
+) -> None:
+    """Once for each record, with the position of the message and the size that was too large."""
+    writing = Writing(apache_kafka, limited(apache_kafka, topics, 50_000))
+    with capture_logs() as lines:
+        writing.deliver(writing.failure(noise(100_000), offset=5))
+    [line] = [line for line in lines if line["event"] == "dead_letters.cut"]
+    assert (line["log_level"], line["partition"], line["offset"]) == ("warning", PARTITION, 5)
+    assert line["bytes"] > 100_000
+    assert line["reason"] == "larger than max.message.bytes of the error topic"
 
 
 @pytest.mark.apache_kafka

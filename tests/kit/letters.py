@@ -20,7 +20,7 @@ from telemetry import Progress
 from tests.kit.environment import environment, settings_of
 from tests.kit.kafka import Topics, header, read_all
 
-__all__ = ["PARTITION", "Writing", "ids", "limited", "noise", "record_of"]
+__all__ = ["PARTITION", "SEED", "Writing", "ids", "limited", "noise", "record_of"]
 
 SEED: Final = 20260301
 PARTITION: Final = 1

@@ -1,7 +1,10 @@
 """What is written to the error topic can be read by people, and read back to the byte."""
 
 import base64
+import gzip
 import json
+import random
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,6 +25,7 @@ from operators.records import Message
 from tests.kit.factories import failure, message, transaction_text
 
 GROUP = "fraud-scoring"
+SEED = 20260808
 NAMES = st.text(st.characters(codec="utf-8"), max_size=10)
 HEADERS = st.lists(
     st.tuples(
@@ -124,6 +128,37 @@ def test_bytes_that_are_no_text_are_there_as_base64() -> None:
     envelope = json.loads(to_record(failure(of=message(value=b"\xff\x00")), GROUP).value)
 
     assert base64.b64decode(envelope["original"]) == b"\xff\x00"
+
+
+def _large_values(seed: int) -> Iterator[bytes]:
+    """Of all kinds that may come by mistake."""
+    rng = random.Random(seed)  # noqa: S311 - chance that can be repeated
+    kinds: list[Callable[[int], bytes]] = [
+        rng.randbytes,
+        lambda size: gzip.compress(rng.randbytes(size)),
+        lambda size: b"\0\0\0\0\x07" + bytes(rng.choices(range(128), k=size)),
+        lambda size: bytes(rng.choices(b"\0\1\x1f", k=size)),
+        lambda size: bytes(rng.choices(b'"\\\n{', k=size)),
+        lambda size: "".join(rng.choices("é😀\u2028\0", k=size // 3)).encode(),
+        lambda size: transaction_text(description=f'"{"x" * size}"').decode().encode("utf-16"),
+        lambda size: b"{" + transaction_text(description=f'"{"x" * size}"'),
+        lambda size: transaction_text(other="[" + "1e9," * (size // 4) + "1]"),
+    ]
+    for kind in kinds:
+        for size in (0, 1, 100, 3_000, 300_000):
+            yield kind(size + rng.randrange(3))
+
+
+def test_the_original_bytes_cost_at_most_a_third_more() -> None:
+    """Whatever they are, so that they are not cut off; and they are exact."""
+    print("seed", SEED)  # noqa: T201 - to repeat it
+    for value in _large_values(SEED):
+        of = message(value=value)
+        record = to_record(failure(of=of), GROUP)
+
+        assert len(record.value) <= len(value) * 4 / 3 + 7_000, (value[:20], _ours(record))
+        assert to_message(record) == of
+        json.loads(record.value)
 
 
 def test_the_timestamp_is_when_it_failed() -> None:

@@ -23,7 +23,9 @@ ROOMS: Mapping[str, set[str]] = {
     "errors": {"telemetry"},
     "engine": {"errors", "telemetry"},
     "records": {"engine"},
-    "decode": {"errors", "records"},
+    "fields": set(),
+    "formats": set(),
+    "decode": {"errors", "records", "fields", "formats"},
     "kafka": BASE,
     "dead_letters": BASE | {"kafka", "decode"},  # what is JSON in an envelope, decode says
     "postgres": BASE,

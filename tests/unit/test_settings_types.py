@@ -77,7 +77,22 @@ def test_the_models_url_holds_no_credentials(environment: SetVariables, url: str
 
 
 @pytest.mark.parametrize(
-    "name", ["metadata.broker.list", "request.required.acks", "sasl.password", "transactional.id"]
+    "name",
+    [  # not from the code's own list, from which one may get lost
+        "acks",
+        "auto.offset.reset",
+        "bootstrap.servers",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "enable.idempotence",
+        "enable.partition.eof",
+        "group.id",
+        "isolation.level",
+        "metadata.broker.list",
+        "request.required.acks",
+        "sasl.password",
+        "transactional.id",
+    ],
 )
 def test_a_property_that_the_stream_sets_itself_is_refused(
     environment: SetVariables, name: str

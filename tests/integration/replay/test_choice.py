@@ -1,5 +1,7 @@
 """What goes back, and what stays."""
 
+import gzip
+import random
 import re
 import time
 from datetime import timedelta
@@ -15,6 +17,8 @@ from ops.replay.interruption import Interruption
 from ops.replay.pace import Pace
 from tests.integration.replay.world import World
 from tests.kit.kafka import header, read_all
+
+SEED = 20260909
 
 
 def test_the_original_goes_back_to_its_partition(world: World) -> None:
@@ -42,6 +46,27 @@ def test_the_original_goes_back_to_its_partition(world: World) -> None:
             ("dlq.id", f"{topic}-{at % 4}-{at}".encode()),
             ("dlq.replays", b"1"),
         ]
+
+
+def test_whatever_bytes_came_the_same_go_back(world: World) -> None:
+    """Binary, compressed, in another encoding, full of escapes; small and large."""
+    print("seed", SEED)  # noqa: T201 - to repeat it
+    rng = random.Random(SEED)  # noqa: S311 - chance that can be repeated
+    values = [
+        make(size)
+        for size in (0, 1, 50, 2_000, 300_000)
+        for make in (
+            rng.randbytes,
+            lambda size: gzip.compress(rng.randbytes(size)),
+            lambda size: bytes(rng.choices(b'\0\1"\\\n', k=size)),
+            lambda size: "".join(rng.choices("{é😀", k=size // 4)).encode("utf-16"),
+            lambda size: f'{{"a":{"1" * size}e{rng.randrange(10**20)}}}'.encode(),
+        )
+    ]
+    world.bury(*(world.letter(at, of={"value": value}) for at, value in enumerate(values)))
+    assert world.replay("--rate", "1000").status == 0
+    back = {(header(each, "dlq.id") or "").rsplit("-", 1)[1]: each.value() for each in world.back()}
+    assert back == {str(at): value for at, value in enumerate(values)}
 
 
 def test_a_message_without_key_goes_back_without(world: World) -> None:
