@@ -273,6 +273,8 @@ class Settings(BaseSettings):
         :returns: What the file says, or the value as it is if it is from no file.
 
         """
+        if f"{name.upper()}_FILE" not in os.environ:
+            return getattr(self, name)
         try:
             return getattr(Settings(), name)
         except (ValidationError, UnreadableSettingsError):

@@ -11,6 +11,7 @@ from telemetry.logs import TRACE_ID, log, log_to_stderr
 from telemetry.progress import LATEST_FAILURES, FailureNote, Progress
 from telemetry.server import Response, Route, routes, serve
 from telemetry.status import status_routes
+from telemetry.waiting import database_waits
 from telemetry.worker import beat, name_worker, worker_index
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Route",
     "beat",
     "blame",
+    "database_waits",
     "log",
     "log_to_stderr",
     "metrics",

@@ -3,7 +3,7 @@
 *Live* asks whether to end it: a worker that gives no sign of life, or a cluster that does not come
 together. It connects to nothing, and a stream that waits for a service is alive. *Ready* asks
 whether it works: dependencies found, partitions assigned, epochs ending, messages being finished,
-no end asked for.
+no end asked for. It also says what is being waited for: the model, the database.
 """
 
 import time
@@ -12,6 +12,7 @@ from typing import Any
 
 from telemetry.breakers import breaker_reason, breakers
 from telemetry.progress import Progress
+from telemetry.waiting import waiting_for_database
 from telemetry.worker import workers
 
 __all__ = ["Health"]
@@ -80,6 +81,7 @@ class Health:
         assigned, expected = self._partitions()
         states = breakers()
         model_down = states["open"] + states["half-open"] > 0
+        waiting = waiting_for_database()
         epoch_age, done_age = self._progress.epoch_age(), self._progress.done_age()
         parts: dict[str, dict[str, Any]] = {
             "dependencies": {"ok": bool(self._dependencies), "answered": self._dependencies},
@@ -105,11 +107,12 @@ class Health:
                 "reason": breaker_reason(),
                 "workers": states,
             },
+            "database": {"ok": True, "degraded": waiting is not None} | _told(waiting),
         }
         if self._stopping:
             return False, {"status": "stopping", "parts": parts}
         ok = all(part["ok"] for part in parts.values())
-        status = "not ready" if not ok else "degraded" if model_down else "ok"
+        status = "not ready" if not ok else "degraded" if model_down or waiting else "ok"
         return ok, {"status": status, "parts": parts}
 
     def _is_recent(self, age: float | None) -> bool:
@@ -123,6 +126,13 @@ class Health:
         # Bytewax deals partitions to workers like cards.
         expected = sum(len(range(worker.index, topic, worker.count)) for worker in here)
         return self._progress.assigned, expected
+
+
+def _told(waiting: tuple[str, float] | None) -> dict[str, Any]:
+    if waiting is None:
+        return {}
+    reason, seconds = waiting
+    return {"reason": reason, "seconds": round(seconds, 1)}
 
 
 def _rounded(age: float | None) -> float | None:

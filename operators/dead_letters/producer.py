@@ -91,8 +91,8 @@ def configuration(settings: Settings, key: str) -> dict[str, Any]:
     :returns: librdkafka's properties.
 
     """
-    # No topic's name has a colon, so that the last one ends the group's name. An access rule for the
-    # prefix `group:` fits all.
+    # No topic's name has a colon, so that the last one ends the group's name. An access rule for
+    # the prefix `group:` fits all.
     return topics.transactional(f"{settings.kafka_consumer_group}:{key}", LIFETIME)
 
 

@@ -18,8 +18,9 @@ import psycopg
 from operators.errors import DependencyError
 from operators.postgres import sql
 from operators.postgres.connection import Connection, time_limit
+from operators.postgres.errors import UnaccountedError
 from operators.postgres.pooling import POOLED, require_session
-from operators.postgres.tables import UnaccountedError, merge
+from operators.postgres.tables import merge
 from operators.records import Message, Prediction, Scored, Transaction
 from settings import Settings
 
@@ -119,7 +120,7 @@ async def _require_privileges(connection: Connection) -> None:
 async def _write_and_undo(connection: Connection) -> None:
     async with connection.transaction(force_rollback=True):
         await connection.execute(sql.STAGED)
-        await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        await connection.execute(sql.CONSTRAIN_NOW)
         try:
             await merge([_made_up(0), _made_up(1)], connection)
         except OF_THE_VALUES:

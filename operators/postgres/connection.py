@@ -1,54 +1,56 @@
-"""A connection to PostgreSQL: how it is made, how long an answer may take, which errors pass."""
+"""A connection to PostgreSQL: how it is made, and how long an answer may take."""
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 
 from operators.postgres import sql as statements
+from operators.postgres.errors import REASONS
 from settings import Settings
 from telemetry import metrics
 
 __all__ = [
     "PATIENCE",
+    "Backend",
     "Connection",
+    "Cursor",
     "break_off",
     "connect",
-    "describe",
-    "is_passing",
-    "reason_of",
     "time_limit",
 ]
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+Cursor = psycopg.AsyncCursor[tuple[Any, ...]]
 
 PATIENCE: Final = 0.1  # seconds between looks at the wish to stop, while waiting
 
-PASSING_CLASSES: Final = {
-    "08",  # connection exceptions
-    "40",  # deadlocks, serialisation
-    "57",  # shutdowns and time-outs
-}
-PASSING: Final = {
-    "25006",  # read only: a standby that is not yet, or a primary that is no longer, the primary
-    "25P03",  # idle in transaction for too long: this process was frozen
-    "25P04",  # transaction for too long, likewise
-    "53300",  # too many connections
-    "55P03",  # lock not available
-}
-NO_STATE: Final = "connection"  # reason of a failure of which the database itself says nothing
+# It warns of what comes after an error that is raised, and so told here; and it puts down to the
+# server what the stream has broken off.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 # Known from the start, as `telemetry.metrics` has it.
-for _reason in {NO_STATE, *PASSING_CLASSES, *(state[:2] for state in PASSING)}:
+for _reason in REASONS:
     metrics.DATABASE_RETRIES.labels(_reason)
 
 
-async def connect(settings: Settings) -> Connection:
+class Backend(NamedTuple):
+    """A connection, and the process at the database behind it."""
+
+    connection: Connection
+    pid: int
+    """As the server has it: a pooler tells its clients a number of its own."""
+
+
+async def connect(settings: Settings) -> Backend:
     """Begin a session: with limits, and with the temporary table that rows are copied to.
+
+    The URL is read again: a file that it came from may have another password by now.
 
     :returns: A connection in autocommit mode.
 
@@ -57,8 +59,10 @@ async def connect(settings: Settings) -> Connection:
     """
     limit = settings.database_timeout.total_seconds()
     connection = await psycopg.AsyncConnection.connect(
-        settings.database_url.get_secret_value(),
+        settings.read_again("database_url").get_secret_value(),
         autocommit=True,
+        # Whatever the role or the database has: else some texts could not even be sent.
+        client_encoding="utf8",
         # Named in the message of a process that finds the lock taken; 63 bytes are kept.
         application_name=f"{socket.gethostname()}:{os.getpid()} {settings.kafka_consumer_group}",
         connect_timeout=max(1, round(limit)),
@@ -66,12 +70,16 @@ async def connect(settings: Settings) -> Connection:
     try:
         with time_limit(connection, limit):
             milliseconds = str(round(limit * 1000))
-            await connection.execute(statements.LIMIT_SESSION, {"milliseconds": milliseconds})
-            await connection.execute(statements.STAGED)
+            values = {"milliseconds": milliseconds}
+            cursor = await connection.execute(statements.LIMIT_SESSION, values)
+            [(pid, *_)] = await cursor.fetchall()
+            async with connection.transaction():
+                await connection.execute(statements.COMMIT_LOCALLY)
+                await connection.execute(statements.STAGED)
     except BaseException:
         connection.pgconn.finish()
         raise
-    return connection
+    return Backend(connection, pid)
 
 
 @contextmanager
@@ -95,28 +103,3 @@ def break_off(connection: Connection) -> None:
         socket.socket(fileno=os.dup(connection.fileno())) as copy,
     ):
         copy.shutdown(socket.SHUT_RDWR)
-
-
-def is_passing(error: psycopg.Error) -> bool:
-    """Whether the same statements may succeed later."""
-    state = error.sqlstate
-    if state is None:  # libpq's own: the connection
-        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    return state[:2] in PASSING_CLASSES or state in PASSING
-
-
-def reason_of(error: psycopg.Error) -> str:
-    """Class of an error, as the metric of retries has it."""
-    return error.sqlstate[:2] if error.sqlstate else NO_STATE
-
-
-def describe(error: psycopg.Error) -> str:
-    """Say what the database says, without a server's message, which may repeat a value.
-
-    :returns: Its class, its code and the names in it; of an error of the connection, its text.
-
-    """
-    if error.sqlstate is None:
-        return str(error).strip().partition("\n")[0] or type(error).__name__
-    named = [error.sqlstate, error.diag.table_name, error.diag.column_name]
-    return " ".join([type(error).__name__, *filter(None, [*named, error.diag.constraint_name])])

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 
@@ -18,7 +18,7 @@ from operators.postgres import sql as statements
 from operators.postgres.connection import PATIENCE, Connection
 from settings import Settings
 
-__all__ = ["LOCK_WAIT", "await_predecessor", "holder", "take", "unlock"]
+__all__ = ["LOCK_WAIT", "Holder", "await_predecessor", "holder", "take", "unlock"]
 
 LOCK_WAIT: Final = timedelta(seconds=10)  # for a predecessor's session to end
 
@@ -72,11 +72,18 @@ async def take(connection: Connection, group: str, partition_keys: Collection[st
     return {by_key[key] for key, held in rows if not held}
 
 
-async def holder(connection: Connection, group: str, partition_key: str) -> str:
+class Holder(NamedTuple):
+    """Who holds a lock."""
+
+    text: str
+    pid: int | None
+
+
+async def holder(connection: Connection, group: str, partition_key: str) -> Holder:
     """Say which process holds a partition's lock."""
     key = _lock_key(group, partition_key)
     row = await (await connection.execute(statements.LOCK_HOLDER, [key])).fetchone()
-    return str(row[0]) if row else "another process"
+    return Holder(*row) if row else Holder("another process", None)
 
 
 async def unlock(connection: Connection, group: str, partition_keys: Iterable[str]) -> None:

@@ -10,7 +10,9 @@ That the locks are held is never remembered, it is looked up: on each new connec
 the last look is older than `LEASE`.
 
 One task at a time has the session, so at most one connection is ever being made. A lost session is
-made again for as long as it takes, with a pause between attempts.
+made again for as long as it takes, with a pause between attempts. Its process at the database may
+outlive it, in a statement or in a commit that waits for a synchronous standby, and holds the locks
+until then: that one is waited for, and no further one is sent after it.
 """
 
 import asyncio
@@ -33,16 +35,14 @@ from operators.postgres.connection import (
     Connection,
     break_off,
     connect,
-    describe,
-    is_passing,
-    reason_of,
     time_limit,
 )
+from operators.postgres.errors import describe, reason_of, verdict_of
 from operators.postgres.locks import LOCK_WAIT, await_predecessor
 from settings import Settings
-from telemetry import log, metrics
+from telemetry import database_waits, log, metrics
 
-__all__ = ["LEASE", "Connection", "Session", "await_predecessor", "describe"]
+__all__ = ["LEASE", "Connection", "Session", "await_predecessor"]
 
 X = TypeVar("X")
 
@@ -61,9 +61,13 @@ class Session:
         self._settings = settings
         self._group = settings.kafka_consumer_group
         self._lock_wait = lock_wait.total_seconds()
+        self.limit = settings.database_timeout.total_seconds()
+        """Seconds for one piece of work."""
         self._turn = asyncio.Lock()
         self._claimed: set[str] = set()
         self._connection: Connection | None = None
+        self._pid = 0
+        self._left: set[int] = set()  # processes at the database of sessions that were lost
         self._closed = self._is_lost = False
         self.made_again: Callable[[], Awaitable[None]] | None = None
         """Called when a lost session has its locks again, before anything is done in it: others
@@ -86,8 +90,10 @@ class Session:
         while wanted and (missing := await self.run(partial(self._take, wanted))):
             if time.monotonic() > end:
                 error = await self.run(partial(self._taken_by_another, min(missing)))
-                await self.release(wanted)
-                raise error
+                if error is not None:
+                    await self.release(wanted)
+                    raise error
+                end = time.monotonic() + self._lock_wait
             await asyncio.sleep(PATIENCE)
 
     async def release(self, partition_keys: Iterable[str]) -> None:
@@ -114,7 +120,7 @@ class Session:
         asked = time.monotonic()
         async with self._turn:
             if self.confirmed_at < asked:  # else another's look, while this waited, serves both
-                await self._repeat(_nothing, asked)
+                await self._repeat_or_stop(_nothing, asked)
 
     async def run(self, work: Callable[[Connection], Awaitable[X]]) -> X:
         """Do something in the session, as often as it takes, while no other task uses it.
@@ -124,7 +130,16 @@ class Session:
 
         :returns: What it returns.
 
-        :raises psycopg.Error: An error that will not pass.
+        :raises StoreError: Another process holds a lock, or the database refuses the work.
+
+        """
+        async with self._turn:
+            return await self._repeat_or_stop(work, time.monotonic() - LEASE)
+
+    async def attempt(self, work: Callable[[Connection], Awaitable[X]]) -> X:
+        """Do the same, for a caller that looks into a refusal.
+
+        :raises psycopg.Error: The database refuses the work.
 
         :raises StoreError: Another process holds a lock.
 
@@ -132,9 +147,15 @@ class Session:
         async with self._turn:
             return await self._repeat(work, time.monotonic() - LEASE)
 
+    async def renew(self) -> None:
+        """Let the next work have a new connection: to this one a table may not be as it is."""
+        async with self._turn:
+            self._lose()
+
     def close(self) -> None:
         """End the session for good, and with it the locks; never raises."""
         self._closed = True
+        database_waits(self, None)
         with suppress(Exception):
             if self._connection is not None and self._turn.locked():
                 break_off(self._connection)  # the task that uses it is woken by that
@@ -144,6 +165,12 @@ class Session:
     def stopped(self, reason: str) -> StoreError:
         """Log why the stream stops, and make the error that says it."""
         return fatal(StoreError(f"DATABASE_URL: rows cannot be stored: {reason}"))
+
+    async def _repeat_or_stop(self, work: Callable[[Connection], Awaitable[X]], since: float) -> X:
+        try:
+            return await self._repeat(work, since)
+        except psycopg.Error as error:
+            raise self.stopped(describe(error)) from None
 
     async def _repeat(self, work: Callable[[Connection], Awaitable[X]], since: float) -> X:
         """Do something as often as it takes.
@@ -155,25 +182,38 @@ class Session:
         """
         for attempt in itertools.count(1):
             self._raise_if_closed()
+            began = math.inf
             try:
                 connection = self._connection or await self._connect()
                 if self.confirmed_at < since:
                     await self._hold(connection)
+                began = time.monotonic()
                 with self._time_limit(connection):
-                    return await work(connection)
+                    result = await work(connection)
             except psycopg.Error as error:
-                if not is_passing(error):
+                if verdict_of(error) != "store":
                     raise
                 self._lose()
                 self._raise_if_closed()
+                reason = self._reason(error, time.monotonic() - began)
                 metrics.DATABASE_RETRIES.labels(reason_of(error)).inc()
                 pause = round(PAUSES.pause(attempt), 2)
-                log.warning("postgres.retry", reason=describe(error), attempt=attempt, pause=pause)
+                log.warning("postgres.retry", reason=reason, attempt=attempt, pause=pause)
+                database_waits(self, reason)
+            else:
+                database_waits(self, None)
+                return result
             await asyncio.sleep(pause)
         raise AssertionError
 
+    def _reason(self, error: psycopg.Error, seconds: float) -> str:
+        if seconds >= self.limit and error.sqlstate in {None, "57014"}:
+            # Else the log would blame the server for it.
+            return f"DATABASE_TIMEOUT: broken off here after {self.limit:g} s without an end"
+        return describe(error)
+
     async def _connect(self) -> Connection:
-        self._connection = await connect(self._settings)
+        self._connection, self._pid = await connect(self._settings)
         self._raise_if_closed()  # it may have been closed meanwhile
         return self._connection
 
@@ -188,11 +228,16 @@ class Session:
                 if self._is_lost and self.made_again is not None:
                     await self.made_again()
                 self._is_lost = False
+                self._left.clear()
                 self.confirmed_at = looked
                 return
             if looked > end:
                 with self._time_limit(connection):
-                    raise await self._taken_by_another(min(missing), connection)
+                    error = await self._taken_by_another(min(missing), connection)
+                if error is not None:
+                    raise error
+                end = time.monotonic() + self._lock_wait
+            self._raise_if_closed()
             await asyncio.sleep(PATIENCE)
 
     async def _take(self, wanted: set[str], connection: Connection) -> set[str]:
@@ -200,12 +245,20 @@ class Session:
         self._claimed |= wanted - missing
         return missing
 
-    async def _taken_by_another(self, partition_key: str, connection: Connection) -> StoreError:
+    async def _taken_by_another(
+        self, partition_key: str, connection: Connection
+    ) -> StoreError | None:
+        """Say that another process has a lock; None if it is one that this session has left."""
         holder = await locks.holder(connection, self._group, partition_key)
-        return self.stopped(f"{partition_key} is being written by {holder}")
+        if holder.pid not in self._left:
+            return self.stopped(f"{partition_key} is being written by {holder.text}")
+        reason = f"the session before has not ended: {holder.text}"
+        log.warning("postgres.waiting", reason=reason)
+        database_waits(self, reason)
+        return None
 
     def _time_limit(self, connection: Connection) -> AbstractContextManager[None]:
-        return time_limit(connection, self._settings.database_timeout.total_seconds())
+        return time_limit(connection, self.limit)
 
     def _raise_if_closed(self) -> None:
         if self._closed:
@@ -217,6 +270,7 @@ class Session:
         self._is_lost = True
         if self._connection is not None:
             metrics.CONNECTION_LOSSES.labels("postgres").inc()
+            self._left.add(self._pid)
         self._drop()
 
     def _drop(self) -> None:

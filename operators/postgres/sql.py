@@ -18,7 +18,10 @@ became of the rows is counted in the same transaction, and has to add up.
 from typing import Final
 
 __all__ = [
+    "CANARY",
     "CLASSIFY",
+    "COMMIT_LOCALLY",
+    "CONSTRAIN_NOW",
     "COPY",
     "COPY_TYPES",
     "HIDDEN_IN",
@@ -142,13 +145,18 @@ LIMIT_STATEMENTS: Final = "SELECT set_config('statement_timeout', %s, false)"
 """Milliseconds; a statement and not a connection option, which poolers refuse."""
 
 LIMIT_SESSION: Final = """
-SELECT set_config('statement_timeout', %(milliseconds)s, false),
+SELECT pg_backend_pid(),
+    set_config('statement_timeout', %(milliseconds)s, false),
     -- A frozen process gives up its locks, and one whose host is gone within half a minute.
     set_config('idle_in_transaction_session_timeout', %(milliseconds)s, false),
     set_config('tcp_keepalives_idle', '15', false),
     set_config('tcp_keepalives_interval', '5', false),
     set_config('tcp_keepalives_count', '3', false)
 """
+
+COMMIT_LOCALLY: Final = "SET LOCAL synchronous_commit = local"
+"""To make a temporary table is a commit too, which would wait for a synchronous standby that is
+gone, and leave a process at the database behind with each attempt."""
 
 # A session that takes a lock twice would have to give it up twice: CASE sees to it that none does.
 TAKE_LOCKS: Final = """
@@ -167,9 +175,10 @@ UNLOCK: Final = "SELECT pg_advisory_unlock(key) FROM unnest(%s::bigint[]) AS key
 
 LOCK_HOLDER: Final = """
 SELECT format(
-    '%%s, process %%s at the database, from %%s, since %%s',
-    application_name, pid, coalesce(host(client_addr), 'this host'), backend_start
-)
+    '%%s, process %%s at the database, from %%s, since %%s%%s',
+    application_name, pid, coalesce(host(client_addr), 'this host'), backend_start,
+    CASE wait_event WHEN 'SyncRep' THEN ', which waits for a synchronous standby' END
+), pid
 FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE locktype = 'advisory' AND granted AND objsubid = 1
     AND datname = current_database()
@@ -186,11 +195,30 @@ WHERE c.relname = %s AND c.relkind IN ('r', 'p') AND NOT has_schema_privilege(n.
 """
 """Schema in which a table is that cannot be seen."""
 MAY_STAGE: Final = "SELECT has_database_privilege(current_database(), 'TEMPORARY')"
+
+CONSTRAIN_NOW: Final = "SET CONSTRAINTS ALL IMMEDIATE"
+"""What would be found at the commit is found at once, where there will be none."""
+
+CANARY: Final = f"""
+INSERT INTO staged (ordinal, {_TRANSACTION}, {_POSITION}, {_PREDICTION})
+SELECT number, %(id)s, CASE WHEN external_id IS NOT NULL THEN %(id)s::text END,
+    description, amount, timestamp, merchant, operation_type, side,
+    source_topic, source_partition, %(offset)s::bigint + number, {_PREDICTION}
+FROM transactions JOIN predictions ON transaction_id = id, generate_series(0, 1) AS number
+WHERE id = (
+    SELECT id FROM transactions
+    WHERE source_topic = %(topic)s AND source_partition = %(partition)s
+    ORDER BY source_offset DESC LIMIT 1
+)
+"""
+"""Stage the newest row of a partition, under an id and a place of its own, and its repetition."""
+
 TABLE_EXISTS: Final = "SELECT to_regclass(%s) IS NOT NULL"
 MAY: Final = "SELECT has_table_privilege(%s, %s)"
 PRIVILEGES: Final = [
     ("transactions", "SELECT"),
     ("transactions", "INSERT"),
+    ("predictions", "SELECT"),
     ("predictions", "INSERT"),
     ("duplicates", "SELECT"),
     ("duplicates", "INSERT"),

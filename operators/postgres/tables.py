@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import psycopg
+
 from operators.postgres import sql as statements
-from operators.postgres.connection import Connection
+from operators.postgres.connection import Connection, Cursor
+from operators.postgres.errors import UnaccountedError, UnwritableError
 from operators.records import Scored
 
-__all__ = ["Merged", "UnaccountedError", "merge", "note_topic", "stored_positions"]
+__all__ = ["Merged", "merge", "merge_staged", "note_topic", "stage", "stored_positions"]
 
 
 class Merged(NamedTuple):
@@ -21,10 +24,6 @@ class Merged(NamedTuple):
     """Which of the rows, by their number, another content of their id kept out."""
 
 
-class UnaccountedError(Exception):
-    """Not every row has its place, so that nothing was committed; the message has the counts."""
-
-
 async def merge(rows: Sequence[Scored], connection: Connection) -> Merged:
     """Write rows as one transaction; see `operators.postgres.sql` for what becomes of each.
 
@@ -36,30 +35,55 @@ async def merge(rows: Sequence[Scored], connection: Connection) -> Merged:
 
     :raises UnaccountedError: Rows were deleted meanwhile, or the database left some out.
 
+    :raises UnwritableError: The client has no form for one of them.
+
     :raises psycopg.Error: As the database has it.
 
     """
     async with connection.transaction(), connection.cursor() as cursor:
-        async with cursor.copy(statements.COPY) as copy:
-            copy.set_types(statements.COPY_TYPES)
-            for ordinal, row in enumerate(rows):
+        await stage(rows, cursor)
+        return await merge_staged(len(rows), cursor)
+
+
+async def stage(rows: Sequence[Scored], cursor: Cursor) -> None:
+    """Copy rows to the temporary table; raises as `merge` does."""
+    async with cursor.copy(statements.COPY) as copy:
+        copy.set_types(statements.COPY_TYPES)
+        for ordinal, row in enumerate(rows):
+            try:
                 await copy.write_row(_columns(ordinal, row))
-        await cursor.execute(statements.STORE)
-        [(stored, predicted, others)] = await cursor.fetchall()
-        if stored != predicted:
-            msg = f"{stored} transactions were stored with {predicted} predictions"
-            raise UnaccountedError(msg)
-        if not others:
-            return Merged(stored, 0, frozenset())
-        await cursor.execute(statements.CLASSIFY, [others])
-        [(redelivered, repeated, conflicts, new)] = await cursor.fetchall()
-        if redelivered + repeated + len(conflicts) != len(others):
-            msg = (
-                f"of {len(rows)} rows {stored} were stored, {redelivered} stored already,"
-                f" {repeated} repeated and {len(conflicts)} in conflict"
-            )
-            raise UnaccountedError(msg)
-        return Merged(stored, new, frozenset(conflicts))
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                raise
+            # Whatever psycopg raises for one row belongs to that row: UnicodeEncodeError,
+            # DataError, OverflowError, struct.error ... psycopg tells the server why the copy is
+            # broken off, so the value must not be in the text.
+            except Exception as error:  # noqa: BLE001 - see above
+                msg = f"{type(error).__name__}: the row has no form in PostgreSQL's protocol"
+                raise UnwritableError(msg) from None
+
+
+async def merge_staged(count: int, cursor: Cursor) -> Merged:
+    """Put each of the staged rows where it belongs, and count.
+
+    :arg count: How many are staged.
+
+    """
+    await cursor.execute(statements.STORE)
+    [(stored, predicted, others)] = await cursor.fetchall()
+    if stored != predicted:
+        msg = f"{stored} transactions were stored with {predicted} predictions"
+        raise UnaccountedError(msg)
+    if not others:
+        return Merged(stored, 0, frozenset())
+    await cursor.execute(statements.CLASSIFY, [others])
+    [(redelivered, repeated, conflicts, new)] = await cursor.fetchall()
+    if redelivered + repeated + len(conflicts) != len(others):
+        msg = (
+            f"of {count} rows {stored} were stored, {redelivered} stored already,"
+            f" {repeated} repeated and {len(conflicts)} in conflict"
+        )
+        raise UnaccountedError(msg)
+    return Merged(stored, new, frozenset(conflicts))
 
 
 async def stored_positions(

@@ -1,9 +1,11 @@
 """Write scored transactions to PostgreSQL: both tables in one transaction, each message once.
 
-`operators.postgres.sql` says what becomes of a row. A row that the database alone refuses, and one
-in conflict with what is stored, is a dead letter; to find the former the batch is cut in halves.
-Errors that may pass are retried (see `operators.postgres.session`), and so is a transaction after
-which not every row has its place; any other error stops the stream.
+`operators.postgres.sql` says what becomes of a row. One in conflict with what is stored is a dead
+letter. Of rows that are refused, or that do not add up, the halves are written apart, until a row
+stands alone; it is a dead letter only if the database takes another one at the same time
+(`operators.postgres.trial`). If it takes none, the row is set aside, all is written again after a
+pause, and nothing is given up. `operators.postgres.errors` says which errors are waited for at once
+(see `operators.postgres.session`), and which stop the stream if they are of no single row.
 """
 
 import asyncio
@@ -14,18 +16,31 @@ from typing import Final, Protocol
 
 import psycopg
 
+from operators.backoff import Backoff
 from operators.engine.loop import EventLoop
 from operators.engine.positions import finish
-from operators.postgres.session import Session, describe
-from operators.postgres.tables import Merged, UnaccountedError, merge
+from operators.postgres.connection import Connection
+from operators.postgres.errors import (
+    UnaccountedError,
+    UnwritableError,
+    code_of,
+    describe,
+    reason_of,
+    verdict_of,
+)
+from operators.postgres.session import Session
+from operators.postgres.tables import Merged, merge
+from operators.postgres.trial import refused_alone
+from operators.postgres.write_size import WRITE_ROWS, WriteSize
 from operators.records import Failure, Message, Scored
-from telemetry import Progress, log, metrics, tracing
+from telemetry import Progress, database_waits, log, metrics, tracing
 
 __all__ = ["DeadLetters", "RowWriter"]
 
-WRITE_ROWS: Final = 4_000  # in one transaction, at most; with half of it the stream waits longer
-PAUSES: Final = (0.1, 0.5, 1.0, 2.0)  # seconds before a transaction that did not add up is repeated
-SERIALISATION: Final = "40"  # what it is counted as: two transactions that got in each other's way
+PAUSES: Final = Backoff(first=0.2, longest=5.0)  # before a row that nobody can judge is tried again
+REFUSED_IN_A_ROW: Final = 100
+"""Dead letters with no row stored between them; then the table is doubted, and not the rows."""
+STATEMENTS: Final = 4  # statements that are refused in a row, after which the stream stops
 
 
 class DeadLetters(Protocol):
@@ -48,8 +63,6 @@ class RowWriter:
 
     :arg dead_letters: For rows that are refused.
 
-    :arg pauses: Before each repetition of a transaction that did not add up; then it stops.
-
     """
 
     def __init__(
@@ -59,12 +72,17 @@ class RowWriter:
         loop: EventLoop,
         dead_letters: DeadLetters,
         progress: Progress,
-        pauses: Sequence[float] = PAUSES,
+        pauses: Backoff = PAUSES,
     ) -> None:
         self._session, self._loop = session, loop
         self._dead_letters, self._progress = dead_letters, progress
         self._pauses = pauses
+        self._size = WriteSize(session.limit)
         self._waiting: list[Scored] = []
+        self._parts: list[list[Scored]] = []  # of what was taken, the next one last
+        self._stored: Scored | None = None  # the last one
+        self._refused = 0  # rows in a row
+        self._undecided = 0  # trials in a row
         self._is_writing = False
 
     @property
@@ -80,10 +98,11 @@ class RowWriter:
             self._loop.start(self._drain())
 
     async def _drain(self) -> None:
-        while self._waiting:
-            waiting, self._waiting = self._waiting, []
-            for first in range(0, len(waiting), WRITE_ROWS):
-                await self._place(waiting[first : first + WRITE_ROWS])
+        while self._parts or self._waiting:
+            if not self._parts:
+                taken, self._waiting = self._waiting[:WRITE_ROWS], self._waiting[WRITE_ROWS:]
+                self._parts.append(taken)
+            await self._place(self._parts.pop())
         self._is_writing = False
 
     async def _place(self, rows: list[Scored]) -> None:
@@ -98,47 +117,88 @@ class RowWriter:
         started = time.monotonic()
         try:
             with tracing.writing(rows):
-                merged = await self._merge(rows)
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            await self._refuse(rows, error)
-        except psycopg.Error as error:
-            raise self._session.stopped(describe(error)) from None
+                written, merged = await self._session.attempt(partial(self._write, rows))
+        except (psycopg.Error, UnaccountedError, UnwritableError) as error:
+            await self._look_for_the_refused(rows, error)
         else:
+            if written < len(rows):
+                self._parts.append(rows[written:])
+                rows = rows[:written]
             metrics.WRITE_DURATION.observe(time.monotonic() - started)
             metrics.WRITE_ROWS.observe(len(rows))
-            self._progress.committed([row.message.timestamp for row in rows])
-            self._progress.count("stored", merged.stored)
-            self._progress.count("duplicates", merged.duplicates)
-            if merged.conflicts:
-                self._dead_letters.put([_conflict(rows[at]) for at in sorted(merged.conflicts)])
-                rows = [row for at, row in enumerate(rows) if at not in merged.conflicts]
-            finish(row.message for row in rows)
+            self._note(rows, merged)
 
-    async def _merge(self, rows: list[Scored]) -> Merged:
-        """Write rows until each has its place."""
-        for attempt, pause in enumerate(self._pauses, start=1):
-            try:
-                return await self._session.run(partial(merge, rows))
-            except UnaccountedError as error:
-                metrics.DATABASE_RETRIES.labels(SERIALISATION).inc()
-                log.warning("postgres.retry", reason=str(error), attempt=attempt, pause=pause)
-            await asyncio.sleep(pause)
+    async def _write(self, rows: list[Scored], connection: Connection) -> tuple[int, Merged]:
+        """Write as many of the rows as the database takes in time; again if it fails."""
+        part = rows[: self._size.rows]
+        started = time.monotonic()
         try:
-            return await self._session.run(partial(merge, rows))
-        except UnaccountedError as error:
-            raise self._session.stopped(str(error)) from None
+            merged = await merge(part, connection)
+        except psycopg.Error as error:
+            if verdict_of(error) == "store":
+                self._size.failed(len(part))
+            raise
+        self._size.passed(len(part), time.monotonic() - started)
+        return len(part), merged
 
-    async def _refuse(self, rows: list[Scored], error: psycopg.Error) -> None:
+    def _note(self, rows: list[Scored], merged: Merged) -> None:
+        if merged.stored == len(rows):
+            self._stored = rows[-1]
+        self._undecided = 0
+        if merged.stored:
+            self._refused = 0
+        database_waits(self, None)
+        self._progress.committed([row.message.timestamp for row in rows])
+        self._progress.count("stored", merged.stored)
+        self._progress.count("duplicates", merged.duplicates)
+        if merged.conflicts:
+            self._dead_letters.put([_conflict(rows[at]) for at in sorted(merged.conflicts)])
+            rows = [row for at, row in enumerate(rows) if at not in merged.conflicts]
+        finish(row.message for row in rows)
+
+    async def _look_for_the_refused(self, rows: list[Scored], error: Exception) -> None:
         if len(rows) > 1:
             middle = len(rows) // 2
-            await self._store(rows[:middle])
-            await self._store(rows[middle:])
+            self._parts += [rows[middle:], rows[:middle]]
             return
-        text = f"transaction: the database refuses it: {describe(error)}"
-        code = f"sqlstate.{error.sqlstate}"
+        if verdict_of(error) == "statement":
+            await self._session.renew()
         [row] = rows
-        failure = Failure(row.message, "persist", "rejected", code, text, trace=row.trace)
-        self._dead_letters.put([failure])
+        refusal = await self._try_alone(row)
+        if refusal is not None and self._refused < REFUSED_IN_A_ROW:
+            self._refused += 1
+            self._dead_letters.put([_rejected(row, refusal)])
+            return
+        self._undecided += 1
+        if verdict_of(error) == "statement" and self._undecided >= STATEMENTS:
+            raise self._session.stopped(describe(error)) from None
+        self._set_aside(row)
+        await self._pause(error)
+
+    async def _try_alone(self, row: Scored) -> Exception | None:
+        try:
+            return await self._session.attempt(partial(refused_alone, row, self._stored))
+        except psycopg.Error:  # not even that can be asked
+            return None
+
+    def _set_aside(self, row: Scored) -> None:
+        """Let all others go first: what becomes of them is told of the row, too."""
+        rest = [each for part in reversed(self._parts) for each in part]
+        self._parts.clear()
+        self._waiting = [*rest, *self._waiting, row]
+
+    async def _pause(self, error: Exception) -> None:
+        reason = f"{describe(error)}: no row is taken until the tables take such rows again"
+        pause = round(self._pauses.pause(self._undecided), 2)
+        metrics.DATABASE_RETRIES.labels(reason_of(error)).inc()
+        log.warning("postgres.refuses", reason=reason, attempt=self._undecided, pause=pause)
+        database_waits(self, reason)
+        await asyncio.sleep(pause)
+
+
+def _rejected(row: Scored, refusal: Exception) -> Failure:
+    error = f"transaction: the database refuses it: {describe(refusal)}"
+    return Failure(row.message, "persist", "rejected", code_of(refusal), error, trace=row.trace)
 
 
 def _conflict(row: Scored) -> Failure:

@@ -17,6 +17,7 @@ Figure = Literal[
     "put_back",
     "missing",
     "doubled",
+    "no_prediction",
     "no_record",
     "gone",
     "in_progress",
@@ -30,7 +31,8 @@ that were replayed.
 Before the committed offset: `settled` are messages with a place, `missing` those without, and
 `no_record` the offsets that hold none. At or after it: `in_progress` are the offsets without a
 place. Anywhere: `doubled` are positions that are in more than one place or more than once in the
-error topic, `gone` the offsets below the log start that have no place.
+error topic, `no_prediction` transactions that are stored without one, `gone` the offsets below the
+log start that have no place.
 """
 
 FIGURES: Final[tuple[Figure, ...]] = get_args(Figure)
@@ -48,12 +50,15 @@ class Account:
 
     :arg doubled: The first that are doubled.
 
+    :arg no_prediction: The first that have none.
+
     """
 
     partition: int
     committed: int | None
     missing: Examples
     doubled: Examples
+    no_prediction: Examples
     first: int = 0
     """The first offset that was looked at."""
 
@@ -83,8 +88,9 @@ class Audit:
 
     @property
     def adds_up(self) -> bool:
-        """Whether nothing is missing and nothing doubled."""
-        return not (self.total("missing") or self.total("doubled"))
+        """Whether nothing is missing, nothing doubled, and no transaction without prediction."""
+        wrong: tuple[Figure, ...] = ("missing", "doubled", "no_prediction")
+        return not any(self.total(figure) for figure in wrong)
 
     @property
     def is_read(self) -> bool:
@@ -128,6 +134,7 @@ def _as_json(account: Account) -> dict[str, Any]:
             {**_span(span), "places": account.doubled_in[span.first]}
             for span in account.doubled.spans
         ],
+        "no_prediction_at": [_span(span) for span in account.no_prediction.spans],
     }
 
 

@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from operators.errors import DependencyError
 from operators.kafka import client as topics
@@ -56,15 +56,29 @@ def compare(
         accounts = []
         for number, offsets in ranges.items():
             account = Account(
-                number, committed[number], missing=Examples(examples), doubled=Examples(examples)
+                number,
+                committed[number],
+                missing=Examples(examples),
+                doubled=Examples(examples),
+                no_prediction=Examples(examples),
             )
             stores.draw_up(account, offsets, starts.get(number))
             accounts.append(account)
+        _look_at_predictions(tables, accounts)
     audit = Audit(
         settings.kafka_topic, settings.kafka_consumer_group, settings.kafka_error_topic, accounts
     )
     _refuse_other_group(audit)
     return audit
+
+
+def _look_at_predictions(tables: Tables, accounts: Iterable[Account]) -> None:
+    found = tables.without_prediction()
+    for account in accounts:
+        for offset in found.get(account.partition, ()):
+            if offset >= account.first:
+                account.counts["no_prediction"] += 1
+                account.no_prediction.add(Span(offset, offset))
 
 
 def _refuse_other_topic(noted: str, settings: Settings) -> None:

@@ -20,7 +20,7 @@ ALWAYS: Final[tuple[Figure, ...]] = (
     "doubled",
     "in_progress",
 )
-IF_ANY: Final[tuple[Figure, ...]] = ("put_back", "replayed", "no_record", "gone")
+IF_ANY: Final[tuple[Figure, ...]] = ("no_prediction", "put_back", "replayed", "no_record", "gone")
 
 
 def show(audit: Audit, console: Console) -> None:
@@ -67,6 +67,12 @@ def _lines(audit: Audit) -> Iterator[str]:
             )
             more = account.counts["doubled"] - sum(span.size for span in account.doubled.spans)
             yield f"doubled: {shown}{_more(more)}"
+    for account in audit.partitions:
+        if account.no_prediction.spans:
+            spans = account.no_prediction.spans
+            more = account.counts["no_prediction"] - sum(span.size for span in spans)
+            shown = ", ".join(_name(account, span) for span in spans)
+            yield f"no prediction: {shown}{_more(more)}"
     if audit.is_read and audit.not_read:
         yield f"not read before the next start: {', '.join(map(str, audit.not_read))}"
 
@@ -74,12 +80,14 @@ def _lines(audit: Audit) -> Iterator[str]:
 def _verdict(audit: Audit) -> Iterator[str]:
     missing, doubled, gone = audit.total("missing"), audit.total("doubled"), audit.total("gone")
     consumed = f"{audit.total('settled') + missing:,} consumed messages"
-    if not audit.is_read:
+    bare = audit.total("no_prediction")
+    if not audit.is_read and not bare:
         yield f"Nothing to prove yet: {audit.group} has committed no offset of {audit.topic}."
     elif audit.adds_up:
         yield f"Adds up: {consumed}, each in exactly one place."
     else:
-        yield f"Differs: {consumed}, {missing:,} missing; {doubled:,} positions doubled."
+        without = f"; {bare:,} transactions without prediction" if bare else ""
+        yield f"Differs: {consumed}, {missing:,} missing; {doubled:,} positions doubled{without}."
     if gone:
         yield f"Not judged: {gone:,} offsets that have expired in the topic and are in no store."
 

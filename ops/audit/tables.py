@@ -17,6 +17,7 @@ from psycopg import sql
 
 from operators.errors import DependencyError
 from operators.postgres import sql as statements
+from ops.audit.predictions import without_prediction
 from ops.audit.spans import Span
 from settings import Settings
 
@@ -127,9 +128,17 @@ class Tables:
         """
         return "".join(noted for (noted,) in self._ask(statements.TOPIC_ID, [self._topic]))
 
+    def without_prediction(self) -> dict[int, list[int]]:
+        """Offsets of transactions that have no prediction, ascending, by partition.
+
+        :raises DependencyError: Which setting to look at.
+
+        """
+        return without_prediction(self._ask, self._topic)
+
     def _prepare(self) -> None:
         self._ask(statements.LIMIT_STATEMENTS, [str(round(self._limit * 1000))])
-        for table in (*TABLES, "source_topics"):
+        for table in (*TABLES, "predictions", "source_topics"):
             if self._ask(statements.TABLE_EXISTS, [table]) != [(True,)]:
                 msg = f"DATABASE_URL: there is no table {table}: run python -m ops migrate"
                 raise DependencyError(msg)
@@ -137,7 +146,9 @@ class Tables:
                 msg = f"DATABASE_URL: this user lacks SELECT on {table}"
                 raise DependencyError(msg)
 
-    def _ask(self, statement: str | sql.Composed, values: list[Any]) -> list[tuple[Any, ...]]:
+    def _ask(
+        self, statement: str | sql.Composed, values: list[Any] | dict[str, Any]
+    ) -> list[tuple[Any, ...]]:
         # The server has the same limit, but a frozen one does not keep it.
         timer = Timer(self._limit + GRACE, _break, [self._connection])
         timer.daemon = True

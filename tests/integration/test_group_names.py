@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lab.servers import KafkaServer
-from operators.dead_letters.writer import check
+from operators.dead_letters.check import check
 from tests.integration.audit.world import World as Audited
 from tests.integration.replay.world import World as Replayable
 from tests.kit.kafka import Topics, header, read_all

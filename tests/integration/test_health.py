@@ -32,7 +32,7 @@ until = partial(wait_until, limit=timedelta(seconds=60))
 
 OPEN = ("open", "half-open")
 DEAD_LETTERS = "fraud_dead_letters_total"
-REASONS = {"connection", "08", "25", "40", "53", "55", "57"}
+REASONS = {"connection", "08", "22", "23", "25", "40", "42", "53", "55", "57", "58", "P0"}
 POSSIBLE = {
     ("decode", "poison"),
     ("validate", "poison"),

@@ -7,7 +7,6 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from operators.errors import StoreError
 from tests.kit.postgres import query
 from tests.kit.writing import Writing
 
@@ -59,31 +58,56 @@ def test_a_row_that_is_deleted_while_it_is_written_again_is_stored(
 
 
 @pytest.mark.parametrize(
-    ("table", "counts"),
+    ("table", "reason"),
     [
-        (
-            "transactions",
-            "of 2 rows 0 were stored, 0 stored already, 1 repeated and 0 in conflict",
-        ),
+        ("transactions", "of 1 rows 0 were stored, 0 stored already, 0 repeated"),
         ("predictions", "1 transactions were stored with 0 predictions"),
-        (
-            "duplicates",
-            "of 2 rows 1 were stored, 0 stored already, 0 repeated and 0 in conflict",
-        ),
     ],
 )
-def test_a_database_that_leaves_rows_out_stops_the_stream(
-    writing: Writing, table: str, counts: str
+def test_a_database_that_leaves_all_rows_out_is_waited_for(
+    writing: Writing, table: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A trigger can do so without an error; what is written beside it is not committed either."""
+    """A trigger can do so without an error: nothing of it is committed, and nothing given up."""
     writing.trigger(table, "RETURN NULL;")
-    with pytest.raises(StoreError) as stopped:
-        writing.store(writing.row(1, offset=50), writing.row(2))
-    assert str(stopped.value) == f"DATABASE_URL: rows cannot be stored: {counts}"
+    writing.writer.write([writing.row(2), writing.row(3)])
+    writing.until_told("postgres.refuses", capsys, times=6)
+    assert reason in writing.told
     assert writing.places() == [(1, 1)]
-    assert writing.duplicates() == []
     assert writing.fetch.finished == 1
-    assert not writing.writer.is_idle
+    writing.drop_triggers(table)
+    writing.until(lambda: writing.writer.is_idle)
+    assert writing.stored() == [1, 2, 3]
+    assert writing.refused() == {}
+    assert writing.fetch.finished == 3
+
+
+def test_a_table_that_is_written_to_now_and_then_is_tried_too(
+    writing: Writing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Repeated messages are not given up while `duplicates` takes none and the others all."""
+    writing.trigger("duplicates", "RETURN NULL;")
+    writing.writer.write([writing.row(1, offset=50), writing.row(2)])
+    writing.until_told("postgres.refuses", capsys, times=6)
+    assert writing.stored() == [1, 2]
+    writing.drop_triggers("duplicates")
+    writing.until(lambda: writing.writer.is_idle)
+    assert writing.duplicates() == [(1, 50)]
+    assert writing.refused() == {}
+    assert writing.fetch.finished == 3
+
+
+@pytest.mark.parametrize("table", ["transactions", "predictions"])
+def test_a_row_that_the_database_alone_leaves_out_is_a_dead_letter(
+    writing: Writing, table: str
+) -> None:
+    """A trigger that drops some rows refuses them, if without a word; the others are stored."""
+    key = {"transactions": "id", "predictions": "transaction_id"}[table]
+    left_out = UUID(int=17)
+    writing.trigger(table, f"IF NEW.{key} = '{left_out}' THEN RETURN NULL; END IF; RETURN NEW;")
+    writing.store(*writing.rows(40, start=2))
+    assert writing.stored() == [number for number in range(1, 42) if number != 17]
+    assert writing.refused() == {17: ("persist", "rejected", "row.left_out")}
+    assert writing.fetch.finished == 40
 
 
 @pytest.mark.parametrize("table", ["transactions", "predictions"])

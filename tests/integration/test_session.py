@@ -1,9 +1,11 @@
 """Only one process writes a partition: sessions and their locks, against PostgreSQL itself."""
 
 import math
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
@@ -13,6 +15,8 @@ from lab.servers import wait_until
 from operators.engine.loop import EventLoop
 from operators.errors import StoreError
 from operators.postgres.session import Connection, Session
+from operators.postgres.tables import note_topic
+from telemetry.waiting import waiting_for_database
 from tests.kit import factories
 from tests.kit.postgres import query
 
@@ -280,3 +284,70 @@ def test_close_gives_up_the_locks_under_whoever_uses_the_session(sessions: Sessi
         with pytest.raises(StoreError, match="the session is closed"):
             task.result()
     wait_until(lambda: (sessions.connections(), sessions.locks()) == (0, 0))
+
+
+# Refusals.
+
+
+def test_work_that_is_refused_stops_the_stream_in_one_line(
+    sessions: Sessions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever asks: a table or a right is missing, and the line names it."""
+    session = sessions.make()
+    query(sessions.url, "DROP TABLE source_topics")
+    missing = 'UndefinedTable 42P01: relation "source_topics" does not exist'
+    with pytest.raises(StoreError, match=missing):
+        sessions.run(session.run(lambda connection: note_topic(connection, "topic", "id")))
+    assert "".join(capsys.readouterr()).count("postgres.stopped") == 1
+
+
+def test_a_session_that_may_not_begin_stops_the_stream_in_one_line(sessions: Sessions) -> None:
+    """The right to make temporary tables was taken away while it ran."""
+    [(name,)] = query(sessions.url, "SELECT current_database()")
+    query(sessions.url, "DROP ROLE IF EXISTS bare")
+    query(sessions.url, "CREATE ROLE bare LOGIN PASSWORD 'bare'")
+    session = sessions.make(database_url=re.sub("//.*?@", "//bare:bare@", sessions.url))
+    sessions.run(session.claim([ZERO]))
+    query(sessions.url, f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC")
+    query(sessions.url, END)
+    with pytest.raises(StoreError, match="42501: permission denied to create temporary tables"):
+        sessions.run(session.confirm())
+
+
+# Secrets.
+
+
+def test_a_password_that_is_changed_is_read_again(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From the file that the URL came from, whenever a connection is made."""
+    file = tmp_path / "url"
+
+    def give(password: str) -> str:
+        url = re.sub("//.*?@", f"//rotated:{password}@", sessions.url)
+        file.write_text(url)
+        return url
+
+    query(sessions.url, "DROP ROLE IF EXISTS rotated")
+    query(sessions.url, "CREATE ROLE rotated LOGIN PASSWORD 'old'")
+    variables = {
+        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "KAFKA_CONSUMER_GROUP": "fraud-scoring",
+        "ML_API_URL": "http://127.0.0.1:1",
+        "DATABASE_URL_FILE": str(file),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    session = sessions.make(database_url=give("old"))
+    sessions.run(session.claim([ZERO]))
+    query(sessions.url, "ALTER ROLE rotated PASSWORD 'new'")
+    query(sessions.url, END)
+    asking = sessions.loop.spawn(session.run(_ask))
+    sessions.until(lambda: waiting_for_database() is not None)
+    file.write_text("")  # as while it is being written
+    assert not asking.done()
+    give("new")
+    sessions.until(asking.done)
+    asking.result()
+    assert sessions.locks() == 1

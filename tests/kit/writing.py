@@ -7,7 +7,10 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
+
 from lab.servers import wait_until
+from operators.backoff import Backoff
 from operators.engine.loop import EventLoop
 from operators.postgres.session import Session
 from operators.postgres.writer import RowWriter
@@ -56,20 +59,26 @@ class Writing:
 
     :arg url: Of the test's own database.
 
+    :arg lock_wait: Seconds for which another session with a lock is waited for.
+
     :arg settings: By field name.
 
     """
 
-    def __init__(self, url: str, **settings: Any) -> None:
+    def __init__(self, url: str, *, lock_wait: float = 10, **settings: Any) -> None:
         self.url, self.loop = url, EventLoop()
+        self.told = ""
         self.progress, self.dead_letters, self.fetch = Progress(), _DeadLetters(), _Fetch()
-        self.session = Session(factories.settings(database_url=url, **settings))
+        self.session = Session(
+            factories.settings(database_url=url, **settings),
+            lock_wait=timedelta(seconds=lock_wait),
+        )
         self.writer = RowWriter(
             self.session,
             loop=self.loop,
             dead_letters=self.dead_letters,
             progress=self.progress,
-            pauses=[0] * 3,
+            pauses=Backoff(first=0.01, longest=0.01),
         )
 
     def row(self, number: int, *, offset: int | None = None, **fields: Any) -> Scored:
@@ -97,6 +106,16 @@ class Writing:
             return condition()
 
         wait_until(pumped, timedelta(seconds=60))
+
+    def until_told(self, text: str, capsys: pytest.CaptureFixture[str], *, times: int = 1) -> None:
+        """Let the loop run until the log has a text so often; `told` is the log."""
+
+        def is_told() -> bool:
+            out, err = capsys.readouterr()
+            self.told += out + err
+            return self.told.count(text) >= times
+
+        self.until(is_told)
 
     def stored(self) -> list[int]:
         """Which rows are there, by the number that they were made with."""
@@ -149,6 +168,16 @@ class Writing:
             f"CREATE TRIGGER {name} BEFORE INSERT ON {table}"
             f" FOR EACH {each} EXECUTE FUNCTION {name}()",
         )
+
+    def drop_triggers(self, table: str) -> None:
+        """Take away what `trigger` made."""
+        names = query(
+            self.url,
+            "SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal",
+            table,
+        )
+        for (name,) in names:
+            query(self.url, f"DROP TRIGGER {name} ON {table}")
 
 
 _numbers = itertools.count()

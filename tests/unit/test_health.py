@@ -13,7 +13,16 @@ import httpx
 import pytest
 
 from lab.servers import wait_until
-from telemetry import Health, Progress, beat, move_breaker, name_worker, routes, serve
+from telemetry import (
+    Health,
+    Progress,
+    beat,
+    database_waits,
+    move_breaker,
+    name_worker,
+    routes,
+    serve,
+)
 from telemetry.server import MOST_AT_ONCE, Response
 
 LIVE, EPOCH = timedelta(seconds=120), timedelta(seconds=60)
@@ -27,7 +36,7 @@ def tick(monkeypatch: pytest.MonkeyPatch) -> Tick:
     """Move the clock on; no worker is known yet."""
     now = [1_000.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
-    for module in ("health", "progress", "worker"):
+    for module in ("health", "progress", "waiting", "worker"):
         monkeypatch.setattr(f"telemetry.{module}.time", clock)
     monkeypatch.setattr("telemetry.worker._workers", {})
 
@@ -161,6 +170,26 @@ def test_ready_needs_the_dependencies_of_the_start(tick: Tick) -> None:
 
     assert not health.ready()[0]
     tick(0)
+
+
+def test_a_database_that_is_waited_for_is_told(tick: Tick) -> None:
+    """The process is ready, and degraded; the reason that has lasted longest is the one."""
+    health = _working(Progress(), partitions=1)
+    database_waits("rows", "DiskFull 53100")
+    tick(2)
+    database_waits("session", "connection failed")
+    database_waits("rows", "TooManyConnections 53300")
+    try:
+        ok, content = health.ready()
+        assert (ok, content["status"]) == (True, "degraded")
+        assert content["parts"]["database"] == {
+            "ok": True, "degraded": True, "reason": "TooManyConnections 53300", "seconds": 2.0,
+        }  # fmt: skip
+    finally:
+        for who in ("rows", "session"):
+            database_waits(who, None)
+    assert health.ready()[1]["status"] == "ok"
+    assert health.ready()[1]["parts"]["database"] == {"ok": True, "degraded": False}
 
 
 def _client(port: int) -> httpx.Client:

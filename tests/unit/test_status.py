@@ -55,6 +55,7 @@ def test_the_figures_have_all_that_the_page_shows(client: httpx.Client) -> None:
         "epoch",
         "done",
         "breaker",
+        "database",
     }
     latency = figures["arrival_to_commit"]
     assert len(latency["at_most"]) == len(latency["limits"]) + 1

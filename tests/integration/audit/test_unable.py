@@ -60,7 +60,7 @@ def test_a_database_without_tables_is_named(healthy: World, postgres: Postgres) 
 
 
 def test_rights_to_read_are_all_it_needs(healthy: World, postgres: Postgres) -> None:
-    """SELECT on two tables; without it, the table is named."""
+    """SELECT on four tables; without it, the table is named."""
     role = sql.Identifier(f"reader_{uuid4().hex}")
     with psycopg.connect(healthy.database_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'hidden'").format(role))
@@ -70,7 +70,8 @@ def test_rights_to_read_are_all_it_needs(healthy: World, postgres: Postgres) -> 
         result = healthy.audit(DATABASE_URL=url)
         assert result.status == 2
         assert result.errors == ["audit: DATABASE_URL: this user lacks SELECT on duplicates"]
-        connection.execute(sql.SQL("GRANT SELECT ON duplicates, source_topics TO {}").format(role))
+        rest = "GRANT SELECT ON predictions, duplicates, source_topics TO {}"
+        connection.execute(sql.SQL(rest).format(role))
         assert healthy.audited(DATABASE_URL=url).status == 0
         connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
         connection.execute(sql.SQL("DROP ROLE {}").format(role))

@@ -19,9 +19,15 @@ from tests.kit.postgres import query
 
 INSERT = {
     "transactions": """
-        INSERT INTO transactions (id, description, amount, "timestamp", operation_type, side,
-                                  source_topic, source_partition, source_offset)
-        SELECT gen_random_uuid(), 'order', 1, now(), 'PURCHASE', 'DEBIT', %s, %s, unnest(%s::int8[])
+        WITH stored AS (
+            INSERT INTO transactions (id, description, amount, "timestamp", operation_type, side,
+                                      source_topic, source_partition, source_offset)
+            SELECT gen_random_uuid(), 'order', 1, now(), 'PURCHASE', 'DEBIT', %s, %s,
+                unnest(%s::int8[])
+            RETURNING id
+        )
+        INSERT INTO predictions (transaction_id, prediction, fraud_score)
+        SELECT id, 'legitimate', 0 FROM stored
     """,
     "duplicates": """
         INSERT INTO duplicates (transaction_id, source_topic, source_partition, source_offset)
