@@ -313,6 +313,7 @@ def test_the_letter_of_the_check_is_taken_back(start: Start) -> None:
     assert read_all(start.broker, topic) == []
 
 
+@pytest.mark.apache_kafka  # the embedded broker tells of no members
 def test_a_program_that_subscribes_with_the_group_is_told(start: Start) -> None:
     """While it has the group, brokers take no offsets of the stream."""
     group, topic = start.variables["KAFKA_CONSUMER_GROUP"], start.variables["KAFKA_TOPIC"]
