@@ -17,6 +17,7 @@ from operators.engine.positions import InHand
 from operators.errors import SourceError, bug, fatal
 from operators.kafka.client import CALL_TIMEOUT, client, committer
 from operators.kafka.contents import contents, position
+from operators.kafka.hidden import HiddenMessages, Standing
 from operators.kafka.identity import NEW_TOPIC
 from operators.kafka.partition import Partition
 from operators.records import Message
@@ -84,6 +85,8 @@ class Reader:
             )
         )
 
+        self._hidden = HiddenMessages(self._topic, self.consumer, self.in_use)
+
     def assign(self, partitions: Iterable[Partition]) -> None:
         """Begin to read partitions, each where its tracker is."""
         added = {partition.number: partition for partition in partitions}
@@ -111,12 +114,15 @@ class Reader:
     def look(self) -> None:
         """Follow the client's positions past what holds no message, and note the lag."""
         wanted = [self._at(each) for each in self._partitions.values()]
+        standings = {}
         for at in self.consumer.position(wanted):
             tracker = self._partitions[at.partition].tracker
             tracker.skip_to(at.offset)
             _, high = self.consumer.get_watermark_offsets(at, cached=True)
             if high >= 0:
                 self._progress.lag(at.partition, max(0, high - tracker.read))
+                standings[at.partition] = Standing(tracker.read, high)
+        self._hidden.look(standings)
         self._progress.report()
 
     def close(self) -> threading.Thread:
