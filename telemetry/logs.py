@@ -2,6 +2,7 @@
 
 import logging
 import logging.config
+import re
 import sys
 from contextvars import ContextVar
 from typing import Final
@@ -14,6 +15,10 @@ __all__ = ["TRACE_ID", "log", "log_to_stderr"]
 
 TRACE_ID: Final[ContextVar[str | None]] = ContextVar("trace_id", default=None)
 """Of the trace that is going on, where tracing is on."""
+
+CHATTER: Final = re.compile(
+    r"CONFWARN|FAIL \[|ERROR \[.*(brokers are down|Connect to|Disconnected|Failed to resolve)"
+)
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("fraud")
 
@@ -78,4 +83,6 @@ def _add_context(
 
 def _is_no_chatter(record: logging.LogRecord) -> bool:
     # KAFKA_PROPERTIES go to consumers and producers alike, and each names those of the other.
-    return "CONFWARN" not in record.getMessage()
+    # Of each attempt to reach a broker that is away a client tells twenty times a second: who
+    # needs the broker says so.
+    return not CHATTER.match(record.getMessage())

@@ -31,6 +31,7 @@ __all__ = [
     "DUPLICATES",
     "EPOCH_DURATION",
     "EPOCH_END",
+    "HIDDEN",
     "IN_HAND",
     "LAG",
     "MESSAGES_READ",
@@ -77,6 +78,11 @@ DEAD_LETTER_CODES: Final = Counter(
     "fraud_dead_letter_codes", "The same by the code of the error", ["stage", "code"]
 )
 LAG: Final = Gauge("fraud_lag_messages", "Messages that are still to be read", ["partition"])
+HIDDEN: Final = Gauge(
+    "fraud_hidden_messages",
+    "Messages behind the beginning of somebody's open transaction in the topic",
+    ["partition"],
+)
 NEW_PARTITIONS: Final = Gauge(
     "fraud_new_partitions", "Partitions of the topic that are read only after the next start"
 )

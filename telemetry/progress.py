@@ -105,6 +105,7 @@ class Progress:
         # An alert that asks for series which are not there yet is silent.
         metrics.MESSAGES_READ.labels(partition)
         metrics.SKIPPED.labels(partition)
+        metrics.HIDDEN.labels(partition)
         metrics.EPOCH_END.labels(partition).set_to_current_time()
         with self._lock:
             self._epochs[partition] = time.monotonic()

@@ -37,6 +37,16 @@ AT_LEAST: Final = 10.0
 """Seconds between commits of what has not moved: brokers forget offsets of a group without members
 that nobody commits, and an alert looks at when the last one was taken."""
 
+NO_MEMBER: Final = {
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.REBALANCE_IN_PROGRESS,
+}
+SUBSCRIBED: Final = (
+    "KAFKA_CONSUMER_GROUP: another program subscribes with this group, and Kafka takes commits from"
+    " its members alone: end it, or give one of the two another group. Nothing is lost meanwhile"
+)
+
 BY_HAND: Final = (
     "{key}: the group's position was {now} by hand while the stream ran, which had committed offset"
     " {ours}. It stops; its next start {then}"
@@ -61,6 +71,7 @@ class Committer:
         self._partitions: dict[int, Partition] = {}
         self._committed: dict[int, int] = {}
         self._keeps_metadata = self._is_unknown = False
+        self._is_silent = self._is_refused = False
         self._read = self._count = 0
         self._look: Future[Committed | None] | None = None
         self._asked_at = time.monotonic()
@@ -83,10 +94,15 @@ class Committer:
         """Take the outcome of a commit."""
         for at in offsets:
             failure = error or at.error
-            if failure is not None:
+            if failure is not None and failure.code() in NO_MEMBER:
+                if not self._is_refused:
+                    self._is_refused = True
+                    log.warning("source.commit_failed", partition=at.partition, error=SUBSCRIBED)
+            elif failure is not None:
                 # The next one says the same; until then the lag that others see is too high.
                 log.warning("source.commit_failed", partition=at.partition, error=failure.str())
             else:
+                self._is_refused = False
                 self._committed[at.partition] = at.offset
                 metrics.COMMIT_TIME.labels(at.partition).set_to_current_time()
 
@@ -99,7 +115,10 @@ class Committer:
         if self._look is not None:
             if self._look.done():
                 look, self._look = self._look, None
-                if self._agrees(look.result()):
+                found = look.result()
+                if found is not None:
+                    reader.outage.answered()
+                if self._agrees(found):
                     reader.consumer.commit(offsets=self._offsets(), asynchronous=True)
             return
         silence = time.monotonic() - self._asked_at
@@ -170,13 +189,19 @@ class Committer:
             with reader.in_use:
                 found = reader.consumer.committed(wanted, timeout=seconds)
         except KafkaException as error:
-            log.warning("source.no_answer", error=error.args[0].str())
+            self._no_answer(error.args[0])
             return None
         for at in found:
             if at.error is not None:
-                log.warning("source.no_answer", error=at.error.str())
+                self._no_answer(at.error)
                 return None
+        self._is_silent = False
         return {at.partition: at for at in found}
+
+    def _no_answer(self, error: KafkaError) -> None:
+        if not self._is_silent:
+            self._is_silent = True  # the next look says the same
+            log.warning("source.no_answer", error=error.str())
 
     def _look_at_topic(self, seconds: float) -> None:
         known = {each.topic_id for each in self._partitions.values()}

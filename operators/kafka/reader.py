@@ -17,11 +17,13 @@ from operators.engine.positions import InHand
 from operators.errors import SourceError, bug, fatal
 from operators.kafka.client import CALL_TIMEOUT, client, committer
 from operators.kafka.contents import contents, position
+from operators.kafka.hidden import HiddenMessages, Standing
 from operators.kafka.identity import NEW_TOPIC
+from operators.kafka.outage import Outage
 from operators.kafka.partition import Partition
 from operators.records import Message
 from settings import Settings
-from telemetry import Progress, log, metrics
+from telemetry import Progress, log
 
 __all__ = ["Reader"]
 
@@ -61,6 +63,8 @@ class Reader:
         self.in_use = threading.Lock()
         """Held by whoever asks the consumer something in another thread."""
         self._is_paused = False
+        self.outage = Outage()
+        """Told by whoever gets an answer of the broker."""
         self.consumer = Consumer(
             client(
                 settings,
@@ -70,7 +74,7 @@ class Reader:
                     # librdkafka's default would jump to the end when an offset has expired.
                     "auto.offset.reset": "error",
                     "on_commit": on_commit,
-                    "error_cb": self._on_error,
+                    "error_cb": self.outage.error,
                     # The default makes a pause of a second each time that the queue is full.
                     "fetch.queue.backoff.ms": 10,
                     # The broker answers as soon as there is something; half of the default's
@@ -83,6 +87,8 @@ class Reader:
                 },
             )
         )
+
+        self._hidden = HiddenMessages(self._topic, self.consumer, self.in_use)
 
     def assign(self, partitions: Iterable[Partition]) -> None:
         """Begin to read partitions, each where its tracker is."""
@@ -111,12 +117,15 @@ class Reader:
     def look(self) -> None:
         """Follow the client's positions past what holds no message, and note the lag."""
         wanted = [self._at(each) for each in self._partitions.values()]
+        standings = {}
         for at in self.consumer.position(wanted):
             tracker = self._partitions[at.partition].tracker
             tracker.skip_to(at.offset)
             _, high = self.consumer.get_watermark_offsets(at, cached=True)
             if high >= 0:
                 self._progress.lag(at.partition, max(0, high - tracker.read))
+                standings[at.partition] = Standing(tracker.read, high)
+        self._hidden.look(standings)
         self._progress.report()
 
     def close(self) -> threading.Thread:
@@ -192,11 +201,6 @@ class Reader:
 
     def _at(self, partition: Partition) -> TopicPartition:
         return TopicPartition(self._topic, partition.number, partition.tracker.read)
-
-    def _on_error(self, error: KafkaError) -> None:
-        log.warning("source.error", error=error.str())
-        if error.code() == KafkaError._TRANSPORT:  # noqa: SLF001 - librdkafka's own codes begin so
-            metrics.CONNECTION_LOSSES.labels("kafka").inc()
 
     def _refuse(self, record: KafkaMessage, error: KafkaError) -> None:
         partition = self._partitions.get(record.partition() or 0)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from lab.servers import ApacheKafka
@@ -15,6 +16,7 @@ from operators.records import Message
 from tests.kit.kafka import Outgoing, produce
 from tests.kit.reading import Reading, offsets, state
 
+HIDDEN = "fraud_hidden_messages"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -126,6 +128,37 @@ def test_lag_is_what_is_still_to_be_read(reading: Reading) -> None:
             run.finish_all()
             run.turn()
         run.until(lambda: run.progress.totals()["lag"] == 0, what="no lag")
+
+
+@pytest.mark.apache_kafka
+def test_an_open_transaction_that_hides_messages_is_told_once(
+    reading: Reading, apache_kafka: ApacheKafka
+) -> None:
+    """With partition and offset; and again when it is over and they are read."""
+    name = f"writer-of-{reading.topics.transactions}"
+    producer = Producer({**apache_kafka.client_settings, "transactional.id": name})
+    producer.init_transactions(30)
+    reading.send(b"before")
+    with reading.run({0: None, 1: None}) as run, capture_logs() as lines:
+        run.read(1)
+        producer.begin_transaction()
+        producer.produce(reading.topics.transactions, b"hidden", partition=0)
+        producer.flush(30)
+        reading.send(b"behind", b"behind")
+
+        def told(event: str) -> list[dict[str, Any]]:
+            return [dict(line) for line in lines if line["event"] == event]
+
+        run.until(lambda: told("source.open_transaction"), what="a word")
+        run.until(lambda: REGISTRY.get_sample_value(HIDDEN, {"partition": "0"}) == 3)
+        run.idle(300)
+        [line] = told("source.open_transaction")
+        assert (line["partition"], line["offset"]) == (0, 1)
+        producer.commit_transaction(30)
+        run.read(3)
+        run.until(lambda: told("source.transaction_ended"), what="its end")
+        assert REGISTRY.get_sample_value(HIDDEN, {"partition": "0"}) == 0
+        assert len(told("source.open_transaction")) == 1
 
 
 @pytest.mark.apache_kafka
