@@ -193,6 +193,20 @@ def test_a_single_bad_message_on_a_quiet_topic_is_a_dead_letter(
     assert writing.duplicates() == []
 
 
+def test_a_row_that_is_refused_at_the_commit_is_a_dead_letter(writing: Writing) -> None:
+    """By a trigger that is deferred until then: it is found though nothing is committed."""
+    query(
+        writing.url,
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN IF NEW.description = 'bad' THEN RAISE 'no'; END IF; RETURN NULL; END $$;"
+        "CREATE CONSTRAINT TRIGGER no AFTER INSERT ON transactions DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION no()",
+    )
+    writing.store(writing.row(1, description="bad"), writing.row(2))
+    assert writing.refused() == {1: ("persist", "rejected", "sqlstate.P0001")}
+    assert writing.stored() == [2, 10_000]
+
+
 def test_a_bad_message_in_front_of_an_empty_table_waits_for_a_good_one(
     make: Callable[..., Writing], capsys: pytest.CaptureFixture[str]
 ) -> None:
