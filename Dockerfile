@@ -12,10 +12,11 @@ RUN python -m venv --without-pip /opt/venv \
         --root-user-action=ignore --only-binary :all: --require-hashes -r "/tmp/${REQUIREMENTS}"
 
 FROM ${PYTHON_IMAGE}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="fraud-scoring-stream" \
       org.opencontainers.image.description="Kafka transactions, scored for fraud, into PostgreSQL" \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 
@@ -28,7 +29,7 @@ RUN groupadd --gid 10001 fraud \
 
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
-COPY dataflow.py startup.py settings.py settings_types.py ./
+COPY LICENSE dataflow.py startup.py settings.py settings_types.py ./
 COPY operators operators
 COPY ops ops
 COPY lab lab
