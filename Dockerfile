@@ -29,7 +29,7 @@ RUN groupadd --gid 10001 fraud \
 
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
-COPY LICENSE dataflow.py startup.py settings.py settings_types.py ./
+COPY LICENSE fraud-stream dataflow.py startup.py settings.py settings_types.py ./
 COPY operators operators
 COPY ops ops
 COPY lab lab
@@ -37,7 +37,8 @@ COPY telemetry telemetry
 COPY migrations migrations
 COPY k8s/helm/entrypoint.sh k8s/helm/entrypoint-recovery.sh ./
 # The root is read-only when it runs, so what Python would cache is made now.
-RUN /opt/venv/bin/python -m compileall -q .
+RUN /opt/venv/bin/python -m compileall -q . \
+    && ln -s /app/fraud-stream /opt/venv/bin/fraud-stream
 
 # HTTP_HOST: probes and Prometheus come from outside of the container.
 ENV PATH=/opt/venv/bin:$PATH \
