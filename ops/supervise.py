@@ -111,6 +111,9 @@ def _log(event: str, **fields: Any) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(__doc__)
+        sys.exit()
     if len(sys.argv) == 1:
         sys.exit("usage: python -m ops.supervise COMMAND [ARGUMENT]…")
     sys.exit(supervise(sys.argv[1:]))

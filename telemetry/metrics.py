@@ -49,7 +49,7 @@ __all__ = [
     "WRITE_ROWS",
 ]
 
-VERSION: Final = "0.1.0"
+VERSION: Final = "0.2.0"
 """Of this project, as `pyproject.toml` has it: an application is not installed as a package."""
 
 # A second series for each counter, of no use to Prometheus.

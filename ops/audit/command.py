@@ -14,7 +14,7 @@ from settings import SettingsError, load
 
 __all__ = ["audit"]
 
-PLAIN_WIDTH = 200  # elsewhere than on a terminal nothing is wrapped
+PLAIN_WIDTH = 1_000_000  # elsewhere than on a terminal nothing is wrapped or turned
 
 
 def audit(

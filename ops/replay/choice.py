@@ -106,6 +106,12 @@ class Choice(BaseModel):
             raise OptionError(msg)
         return choice
 
+    @property
+    def is_everything(self) -> bool:
+        """Whether no filter was given."""
+        filters = (self.stage, self.disposition, self.code, self.offsets, self.id)
+        return not any(filters) and self.since is None and self.until is None
+
     def fits(self, letter: Letter) -> bool:
         """Whether a dead letter is to be replayed, as far as the filters go."""
         return (

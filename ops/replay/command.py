@@ -1,5 +1,6 @@
 """`python -m ops replay`."""
 
+import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -63,6 +64,9 @@ def replay(
     rate: Annotated[
         Some, typer.Option(metavar="NUMBER", help="Most messages a second; 100 if not given.")
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask on a terminal before all are replayed.")
+    ] = False,
 ) -> None:
     """Send dead letters back to KAFKA_TOPIC, each once; all of them, or those that are chosen.
 
@@ -86,6 +90,9 @@ def replay(
         _refuse("replay", error)
     except SettingsError as error:
         _refuse("settings", error)
+    if choice.is_everything and not (dry_run or yes) and sys.stdin.isatty():
+        question = f"Replay all dead letters of {settings.kafka_error_topic}?"
+        typer.confirm(question, abort=True)
     with Interruption() as interruption:
         raise typer.Exit(_run(settings, choice, interruption, dry_run=dry_run))
 

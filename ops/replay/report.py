@@ -135,6 +135,8 @@ def _lines(outcome: Outcome, *, topic: str, dry_run: bool, interrupted: bool) ->
         yield f"Expired in the error topic before they could be sent: {outcome.expired:,}"
     if interrupted and not total:
         yield "Interrupted before anything was sent."
+    elif not total and _nothing_fits(outcome.plan):
+        yield "No dead letter fits the options: nothing to replay."
     elif dry_run:
         yield f"Dry run: {total:,} messages would go to {topic}; nothing was sent."
     elif outcome.sent == total and not interrupted:
@@ -143,3 +145,10 @@ def _lines(outcome: Outcome, *, topic: str, dry_run: bool, interrupted: bool) ->
         yield f"Replayed {outcome.sent:,} of {total:,} messages to {topic}."
     if interrupted and total:
         yield "Interrupted. The same command goes on from here, and sends none of them again."
+
+
+def _nothing_fits(plan: Plan) -> bool:
+    """Whether the options left nothing: what they choose may stay for another reason."""
+    others = {"written twice: the first goes", "of another stream", "no dead letter"}
+    found = {reason for reason in REASONS if plan.stays[reason]}
+    return found - others == {"not chosen by the options"}

@@ -119,8 +119,10 @@ def test_commands_of_ops_exist(name: str) -> None:
 
 
 def test_the_readme_names_every_command() -> None:
-    """All of `python -m ops` is in the README, `demo` as a target of make."""
-    named = set(re.findall(r"python -m ops ([a-z]+)|make (demo)", _text("README.md")))
+    """All of `python -m ops`, or `fraud-stream`, is in the README, `demo` as a target of make."""
+    named = set(
+        re.findall(r"(?:python -m ops|fraud-stream) ([a-z]+)|make (demo)", _text("README.md"))
+    )
 
     assert {word for pair in named for word in pair if word} == _commands()
 

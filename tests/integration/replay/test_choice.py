@@ -159,7 +159,9 @@ def test_options_choose(world: World) -> None:
     hour = timedelta(hours=1).total_seconds()
 
     def chosen(*arguments: str) -> str:
-        return world.replay("--dry-run", *arguments).lines[-1].split()[2]
+        lines = world.replay("--dry-run", *arguments).lines
+        [total] = [line.split()[-1] for line in lines if line.startswith("to be replayed")]
+        return total
 
     def moment(seconds: float) -> str:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
@@ -201,3 +203,14 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
     world.bury_many(30)
     result = world.replay("--rate", "100")
     assert result.errors == [f"{sent} of 30 replayed" for sent in (10, 20, 30)]
+
+
+def test_options_that_nothing_fits_are_told(world: World) -> None:
+    """With and without `--dry-run`; what fits, and was replayed before, is another matter."""
+    world.bury(world.letter(0, code="one"), world.letter(1, code="two"))
+    said = "No dead letter fits the options: nothing to replay."
+    for options in (["--dry-run"], []):
+        result = world.replay("--code", "no.such", *options)
+        assert (result.status, result.lines[-1]) == (0, said)
+    world.replay("--code", "one")
+    assert world.replay("--code", "one").lines[-1].startswith("Replayed 0 messages")
