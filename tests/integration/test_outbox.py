@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from lab.servers import ApacheKafka, KafkaServer, wait_until
 from operators.dead_letters import outbox, writer
 from operators.dead_letters.producer import DeadLetter, TransactionalProducer
-from operators.errors import DeliveryError, DependencyError
+from operators.errors import DeliveryError
 from operators.records import partition_key
 from tests.kit.kafka import Topics, header, read_all
 from tests.kit.letters import PARTITION, Writing, noise
@@ -89,7 +89,7 @@ def test_a_broker_that_hangs_holds_nobody_up(
 
 def test_a_topic_that_is_not_there_is_named(writing: Writing) -> None:
     """It is not worth waiting for."""
-    with pytest.raises(DependencyError, match=r"^KAFKA_ERROR_TOPIC: there is no topic nowhere"):
+    with pytest.raises(DeliveryError, match=r"^KAFKA_ERROR_TOPIC: there is no topic nowhere"):
         writing.writer_of(KAFKA_ERROR_TOPIC="nowhere").put(writing.failures(0))
 
 

@@ -8,7 +8,7 @@ from confluent_kafka.cimpl import NewPartitions
 from structlog.testing import capture_logs
 
 from lab.servers import ApacheKafka, wait_until
-from operators.errors import DependencyError, SourceError
+from operators.errors import SourceError
 from operators.kafka.identity import describe
 from operators.kafka.metadata import CommitMetadata
 from tests.kit.reading import LONG, Reading, offsets, state
@@ -20,7 +20,7 @@ def test_a_topic_that_is_not_there_is_named(reading: Reading) -> None:
     """The error names the setting, and nothing creates the topic."""
     for _ in range(2):
         with (
-            pytest.raises(DependencyError, match=r"^KAFKA_TOPIC: there is no topic nowhere at 127"),
+            pytest.raises(SourceError, match=r"^KAFKA_TOPIC: there is no topic nowhere at 127"),
             reading.run(KAFKA_TOPIC="nowhere"),
         ):
             pass

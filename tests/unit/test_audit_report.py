@@ -17,6 +17,7 @@ ALL: tuple[Figure, ...] = (
     "dead_letters",
     "missing",
     "doubled",
+    "no_prediction",
     "in_progress",
     "put_back",
     "replayed",
@@ -28,7 +29,7 @@ BIG = 123_456_789_012
 
 def _audit(partitions: int, counts: dict[Figure, int], *, committed: int | None = BIG) -> Audit:
     accounts = [
-        Account(number, committed, Examples(1), Examples(1), counts=Counter(counts))
+        Account(number, committed, Examples(1), Examples(1), Examples(1), counts=Counter(counts))
         for number in range(partitions)
     ]
     return Audit("transactions", "fraud", "transactions-failed", accounts)
