@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    DirectoryPath,
     Field,
     FilePath,
     Secret,
@@ -33,6 +32,7 @@ from pydantic_settings import SettingsError as UnreadableSettingsError
 
 from settings_types import (
     DatabaseUrl,
+    Folders,
     GroupName,
     Name,
     PlainUrl,
@@ -146,7 +146,9 @@ class Settings(BaseSettings):
         description="OpenSSL's own: file with the authorities that are trusted where no other"
         " setting names any",
     )
-    ssl_cert_dir: DirectoryPath | None = Field(None, description="The same, a folder")
+    ssl_cert_dir: Folders = Field(
+        None, description="The same, a folder, or several separated by colons"
+    )
     ml_api_check: bool = Field(
         True,
         description="Whether the check at start asks the model about one made-up transaction;"

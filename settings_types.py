@@ -4,17 +4,28 @@ No message repeats the value, since a secret may be in the wrong place.
 """
 
 import json
+import os
 import re
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, Secret, SecretStr
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    DirectoryPath,
+    Field,
+    HttpUrl,
+    Secret,
+    SecretStr,
+)
+from pydantic_settings import NoDecode
 
 __all__ = [
     "OWNED_PROPERTIES",
     "DatabaseUrl",
+    "Folders",
     "GroupName",
     "Name",
     "PlainUrl",
@@ -117,6 +128,10 @@ def _token(value: SecretStr) -> SecretStr:
     return value
 
 
+def _folders(value: Any) -> Any:
+    return [each for each in value.split(os.pathsep) if each] if isinstance(value, str) else value
+
+
 def _plain_url(value: HttpUrl) -> HttpUrl:
     if value.username or value.password or value.query or value.fragment:
         msg = "must hold no user, password or query, since it is logged; use ML_API_TOKEN"
@@ -141,6 +156,9 @@ Properties = Annotated[Secret[dict[str, str | bool | int | float]], BeforeValida
 
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 """A connection string that libpq understands, and none of whose messages holds the password."""
+
+Folders = Annotated[tuple[DirectoryPath, ...] | None, NoDecode, BeforeValidator(_folders)]
+"""Written as OpenSSL takes them: separated as in `PATH`."""
 
 Token = Annotated[SecretStr, AfterValidator(_token)]
 """What a header of HTTP can hold."""

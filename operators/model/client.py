@@ -36,6 +36,7 @@ UNAVAILABLE: Final = frozenset({408, 425, 429})
 REFUSED: Final = frozenset({400, 413, 422})
 OVERLOADED: Final = frozenset({429, 503})
 LONGEST_WISH: Final = 60.0  # seconds of `Retry-After` that are granted
+CODINGS: Final = frozenset({"", "identity", "gzip", "deflate"})
 ANSWER_BYTES: Final = 64_000  # longest answer: these, and for each transaction those
 ANSWER_BYTES_EACH: Final = 2_000
 
@@ -152,6 +153,10 @@ class ModelClient:
 
 
 async def _body(response: httpx.Response, room: int) -> bytes:
+    if response.headers.get("content-encoding", "").strip().lower() not in CODINGS:
+        # None was asked for. Of several in one another, a few bytes become gigabytes at once.
+        reason = "an answer in a coding that was not asked for"
+        raise UnavailableError(reason, kind="answer")
     answer = bytearray()
     async for chunk in response.aiter_bytes():
         answer += chunk
@@ -169,6 +174,6 @@ def _retry_after(response: httpx.Response) -> float:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return 0.0
     return min(seconds, LONGEST_WISH) if seconds > 0 else 0.0  # NaN is not

@@ -12,6 +12,7 @@ from typing import Final
 
 import aiohttp
 import httpx
+from aiohttp import http_exceptions
 from httpx_aiohttp import AiohttpTransport
 
 from operators.errors import ScoringError
@@ -55,6 +56,10 @@ WANTS_CERTIFICATE: Final = {
 """Alerts of a server that wants a certificate of its clients, or does not take this one."""
 
 
+TLS_ALERT: Final = r"\x15\x03"
+"""How aiohttp's parser quotes the first bytes of TLS, where it looks for HTTP."""
+
+
 def certificates(settings: Settings) -> ssl.SSLContext:
     """Read the certificates for the model's API.
 
@@ -65,9 +70,10 @@ def certificates(settings: Settings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=settings.ml_api_ssl_ca_location)
     except (OSError, ValueError) as error:
         raise ScoringError(_unusable("ML_API_SSL_CA_LOCATION", error)) from None
+    folders = settings.ssl_cert_dir or ()
     for name, file, folder in (
         ("SSL_CERT_FILE", settings.ssl_cert_file, None),
-        ("SSL_CERT_DIR", None, settings.ssl_cert_dir),
+        *(("SSL_CERT_DIR", None, folder) for folder in folders),
     ):
         if file is None and folder is None:
             continue
@@ -124,6 +130,9 @@ def failure(error: Exception) -> UnavailableError:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError):
             return UnavailableError(_tls(cause), kind="connection")
+        if isinstance(cause, http_exceptions.HttpProcessingError) and TLS_ALERT in str(cause):
+            reason = "TLS is spoken there: http instead of https in ML_API_URL"
+            return UnavailableError(reason, kind="connection")
         for kind_of, (reason, kind) in KNOWN.items():
             if isinstance(cause, kind_of):
                 return UnavailableError(reason, kind=kind)

@@ -178,3 +178,15 @@ def test_every_limit_is_a_duration() -> None:
     for field in named:
         assert field.annotation is timedelta
         assert field.metadata == Settings.model_fields["ml_api_timeout"].metadata
+
+
+def test_openssls_folders_are_written_as_openssl_takes_them(
+    environment: SetVariables, tmp_path: Path
+) -> None:
+    """Several, separated by colons; one that is not there is named by its variable."""
+    folders = tmp_path / "one", tmp_path / "two"
+    environment(SSL_CERT_DIR=":".join(map(str, folders)))
+    assert complaint().startswith("SSL_CERT_DIR: ")
+    for folder in folders:
+        folder.mkdir()
+    assert load().ssl_cert_dir == folders
