@@ -36,7 +36,7 @@ def blame(reason: str) -> None:
 def breaker_reason() -> str | None:
     """Why a breaker is open; None if none is."""
     with _lock:
-        return _reasons[-1] if _states["open"] + _states["half-open"] > 0 else None
+        return _reasons[-1] if _reasons and _states["open"] + _states["half-open"] > 0 else None
 
 
 def breakers() -> dict[str, int]:

@@ -51,6 +51,31 @@ def test_a_commit_that_waits_for_a_standby_is_waited_for(
         assert writing.fetch.finished == 8
 
 
+def test_rows_whose_wait_for_a_standby_was_ended_are_not_done_without_it(
+    database_url: str, standby: Postgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are committed here and nowhere else: read again, they are still waited for."""
+    writing = Writing(database_url, database_timeout=0.5, lock_wait=0.2)
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    with closing(writing.session):
+        writing.loop.run(writing.session.claim(["1-transactions"]))
+        writing.store(writing.row(0))
+        _wait_for(standby, "nobody")
+        writing.writer.write(writing.rows(5, start=1))
+        for _ in range(3):  # the first look at a new row is noted in the log, too
+            writing.told = ""
+            writing.until_told("postgres.waiting", capsys)
+            query(writing.url, end)
+        writing.told = ""
+        writing.until_told("postgres.waiting", capsys)
+        assert writing.stored() == [*range(6)]
+        assert writing.fetch.finished == 1
+        _wait_for(standby, "")
+        writing.until(lambda: writing.writer.is_idle)
+        assert writing.stored() == [*range(6)]
+        assert writing.fetch.finished == 6
+
+
 def test_a_session_that_begins_leaves_nothing_behind(database_url: str, standby: Postgres) -> None:
     """Its temporary table needs no standby; so to look and to lock goes on without one."""
     _wait_for(standby, "nobody")
