@@ -186,6 +186,13 @@ def test_an_output_that_is_missing_or_doubled_is_named(name: str) -> None:
     assert _complaint(_body(twice)) == f"not the contract's answer: more than one output {name}"
 
 
+def test_all_outputs_that_are_missing_are_named_at_once() -> None:
+    """A model that was made for something else is not made to fit name by name."""
+    others = {name: output for name, output in _outputs().items() if name == "transaction_id"}
+    complaint = _complaint(_body(others))
+    assert complaint == "not the contract's answer: no output prediction, fraud_score"
+
+
 @pytest.mark.parametrize(
     ("name", "datatype"),
     [

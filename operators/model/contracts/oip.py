@@ -82,12 +82,17 @@ def _decode(body: bytes) -> dict[int, Prediction]:
     count = len(columns["transaction_id"] or ())
     if columns[OPTIONAL] is None:
         columns[OPTIONAL] = [answer.get(OPTIONAL)] * count
-    for name, column in columns.items():
-        if column is None or len(column) != count:
-            what = "no" if column is None else f"{len(column)} elements instead of {count} in"
+    missing = [name for name, column in columns.items() if column is None]
+    if missing:
+        msg = f"not the contract's answer: no output {', '.join(missing)}"
+        raise BadAnswerError(msg)
+    found = {name: column or [] for name, column in columns.items()}
+    for name, column in found.items():
+        if len(column) != count:
+            what = f"{len(column)} elements instead of {count} in"
             msg = f"not the contract's answer: {what} output {name}"
             raise BadAnswerError(msg)
-    values = zip(*columns.values(), strict=True)
+    values = zip(*found.values(), strict=True)
     try:
         rows = _rows.validate_python([dict(zip(columns, row, strict=True)) for row in values])
     except ValidationError as error:
