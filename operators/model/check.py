@@ -8,6 +8,7 @@ from uuid import uuid4
 from operators.errors import DependencyError, ScoringError
 from operators.model.client import ModelClient
 from operators.model.errors import RefusedError, UnavailableError
+from operators.model.transport import CERTIFICATE
 from operators.records import Transaction
 from settings import Settings
 
@@ -42,7 +43,10 @@ def check(settings: Settings) -> str:
         raise DependencyError(msg) from None
     except RefusedError as error:
         to = "a made-up transaction (ML_API_CHECK)" if settings.ml_api_check else "an empty batch"
-        msg = f"ML_API_URL, ML_API_CONTRACT: the model at {client.url}: {error} to {to}"
+        # Some servers, such as nginx, complete the handshake with a client that shows no
+        # certificate, or a wrong one, and refuse each of its requests then.
+        more = f", {CERTIFICATE}" if client.url.startswith("https:") else ""
+        msg = f"ML_API_URL, ML_API_CONTRACT{more}: the model at {client.url}: {error} to {to}"
         raise DependencyError(msg) from None
     except ScoringError as error:
         raise DependencyError(str(error)) from None

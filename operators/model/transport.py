@@ -19,7 +19,7 @@ from operators.errors import ScoringError
 from operators.model.errors import Kind, UnavailableError
 from settings import Settings
 
-__all__ = ["certificates", "failure", "present", "transport"]
+__all__ = ["CERTIFICATE", "certificates", "failure", "present", "transport"]
 
 CERTIFICATE: Final = "ML_API_SSL_CERTIFICATE_LOCATION, ML_API_SSL_KEY_LOCATION"
 KNOWN: Final[Mapping[type[BaseException], tuple[str, Kind]]] = {

@@ -170,6 +170,22 @@ def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
     sides[0].read()
 
 
+def test_a_refusal_over_tls_names_the_certificate_too(
+    authority: trustme.CA, trusted: dict[str, Any]
+) -> None:
+    """A server such as nginx completes the handshake without one, and answers 400 then."""
+
+    async def refuse(_request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=400)
+
+    async def run() -> None:
+        async with serving(refuse, _server(authority.issue_cert("127.0.0.1"))) as url:
+            await asyncio.to_thread(check, factories.settings(ml_api_url=url, **trusted))
+
+    with pytest.raises(DependencyError, match=f"^ML_API_URL, ML_API_CONTRACT, {CERTIFICATE}: "):
+        asyncio.run(run())
+
+
 def test_a_certificate_that_is_renewed_is_read_again(
     authority: trustme.CA, trusted: dict[str, Any], tmp_path: Path
 ) -> None:

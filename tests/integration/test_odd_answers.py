@@ -133,19 +133,7 @@ def _mutate(random_: random.Random) -> bytes:
             case 2:
                 answer[at:at] = answer[at : at + random_.randint(1, 40)]
             case 3:
-                answer[at:at] = random_.choice(
-                    [
-                        b"\r\n",
-                        b"\n",
-                        b"\x00",
-                        b": ",
-                        b" ",
-                        b"\xff" * 9,
-                        b"HTTP/1.1 ",
-                        CHUNKED,
-                        b"9" * 25,
-                    ]
-                )
+                answer[at:at] = random_.choice(PIECES)
             case 4:
                 del answer[at:]
     return bytes(answer)
