@@ -16,6 +16,7 @@ from operators.engine.loop import WorkerLocal
 from operators.engine.positions import finish
 from operators.records import Failure, Scored
 from operators.workers import Worker
+from telemetry import count_predictions
 
 __all__ = ["DeadLetterSink", "PostgresSink", "hand_over"]
 
@@ -41,6 +42,7 @@ class _RowSink(StatelessSinkPartition[Sequence[Scored]]):
     def write_batch(self, items: list[Sequence[Scored]]) -> None:
         rows = self._worker.rows
         for scored in items:
+            count_predictions([each.prediction for each in scored])
             rows.write(scored)
         self._worker.loop.pump()
         _await_untracked(self._worker, items)

@@ -8,6 +8,7 @@ from telemetry import metrics, tracing
 from telemetry.breakers import blame, move_breaker
 from telemetry.health import Health
 from telemetry.logs import TRACE_ID, log, log_to_stderr
+from telemetry.predictions import count_predictions
 from telemetry.progress import LATEST_FAILURES, FailureNote, Progress
 from telemetry.server import Response, Route, routes, serve
 from telemetry.status import status_routes
@@ -24,6 +25,7 @@ __all__ = [
     "Route",
     "beat",
     "blame",
+    "count_predictions",
     "database_waits",
     "log",
     "log_to_stderr",

@@ -1,7 +1,7 @@
 """Every metric of the stream; `docs/metrics.md` has the same as a table, with typical queries.
 
-No label takes a value from a message: partitions and workers are as many as there are, and all
-other labels have a fixed vocabulary.
+No label takes a value from a message: partitions and workers are as many as there are, what the
+model says is limited by `telemetry.predictions`, and all other labels have a fixed vocabulary.
 """
 
 import platform
@@ -35,13 +35,16 @@ __all__ = [
     "IN_HAND",
     "LAG",
     "MESSAGES_READ",
+    "MODEL_VERSIONS",
     "NEW_PARTITIONS",
+    "PREDICTIONS",
     "REQUESTS",
     "REQUESTS_IN_FLIGHT",
     "REQUESTS_LIMIT",
     "REQUEST_DURATION",
     "REQUEST_TRANSACTIONS",
     "RETRIES",
+    "SCORES",
     "SKIPPED",
     "STORED",
     "VERSION",
@@ -92,6 +95,12 @@ ARRIVAL_TO_COMMIT: Final = BatchHistogram(
     SECONDS,
 )
 REGISTRY.register(ARRIVAL_TO_COMMIT)
+
+PREDICTIONS: Final = Counter("fraud_predictions", "Predictions that the model made", ["prediction"])
+MODEL_VERSIONS: Final = Counter(
+    "fraud_model_versions", "The same by the version of the model", ["version"]
+)
+SCORES: Final = Counter("fraud_scores", "The same by the score's lower limit, in tenths", ["band"])
 
 REQUESTS: Final = Counter("fraud_model_requests", "Requests to the model, by outcome", ["outcome"])
 REQUEST_DURATION: Final = Histogram(

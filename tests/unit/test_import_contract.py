@@ -34,7 +34,7 @@ ROOMS: Mapping[str, set[str]] = {
     "takeover": BASE - {"settings"} | {"kafka", "workers"},
     "source": BASE | {"kafka", "dead_letters", "takeover", "workers"},
     "score": {"engine", "records", "model", "workers"},
-    "sinks": {"engine", "records", "workers"},
+    "sinks": {"engine", "records", "telemetry", "workers"},
     "preflight": {"errors", "settings", "source", "dead_letters", "postgres", "model"},
 }
 """Rooms and modules of operators/, lowest first; the steps come last."""
