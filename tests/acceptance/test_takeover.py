@@ -32,8 +32,7 @@ def _taken_over_while_the_model_is_sick(world: World) -> Iterator[None]:
         for port in ports:
             wait_for_epochs(port, 3)
         yield
-        for flow in flows:
-            kill(flow)
+        kill(*flows)
 
 
 def test_what_two_processes_took_over_survives_the_loss_of_the_recovery_directory(

@@ -220,10 +220,13 @@ def stop(flow: Flow) -> None:
     assert flow.wait(LONG) == 0, flow.output()
 
 
-def kill(flow: Flow) -> None:
-    """End it with `kill -9`."""
-    flow.signal(SIGKILL)
-    assert flow.wait(LONG) == -SIGKILL
+def kill(*flows: Flow) -> None:
+    """End a process with `kill -9`, or all of a cluster, which may end by themselves meanwhile."""
+    for flow in flows:
+        flow.signal(SIGKILL)
+    statuses = {flow.wait(LONG) for flow in flows}
+    assert -SIGKILL in statuses
+    assert statuses <= {-SIGKILL, 1}
 
 
 def events(flow: Flow, name: str) -> list[dict[str, Any]]:
