@@ -14,10 +14,7 @@ from tests.kit.reading import Reading
 
 NAMES = [
     "team:scoring",
-    "team/scoring",
-    "scoring@eu",
-    "fraud scoring",
-    "a:3-b: (c) [d] é 'e' \"f\" %s",
+    "a:3-b: (c)/[d]@e é 'f' \"g\" %s",
 ]
 
 

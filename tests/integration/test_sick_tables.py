@@ -256,18 +256,18 @@ def test_a_database_that_is_slower_than_the_limit_is_written_to_in_smaller_piece
     writing = make(database_timeout=1)
     writing.store(writing.row(10_000))
     writing.trigger("transactions", EACH_ROW)
-    writing.store(*writing.rows(ROWS))
+    writing.store(*writing.rows(600))  # of 5 ms each
     writing.until_told("DATABASE_TIMEOUT: broken off here after 1 s", capsys)
-    assert writing.stored() == [*range(ROWS), 10_000]
+    assert writing.stored() == [*range(600), 10_000]
     assert writing.duplicates() == []
     writing.drop_triggers("transactions")
-    for start in range(20_000, 40_000, 4_000):
+    for start in (20_000, 24_000):
         writing.store(*writing.rows(4_000, start=start))
     [(largest,)] = query(
         writing.url,
         "SELECT max(count) FROM (SELECT count(*) FROM transactions GROUP BY created_at) AS sizes",
     )
-    assert largest > 500
+    assert largest > 300  # more than could pass before
 
 
 def test_a_limit_of_somebody_else_makes_the_pieces_smaller_too(
