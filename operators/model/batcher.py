@@ -18,7 +18,7 @@ from bytewax.operators import StatefulBatchLogic
 from operators.engine.epochs import EpochPacer
 from operators.engine.loop import EventLoop
 from operators.engine.shutdown import Stop
-from operators.errors import ScoringError, fatal
+from operators.errors import bug, fatal
 from operators.model.limiter import PARTIAL_REQUESTS
 from operators.model.scorer import Outcome, Scorer
 from operators.records import Failure, Received, Scored
@@ -145,10 +145,12 @@ class AsyncBatcher(StatefulBatchLogic[Sequence[Received], Outcomes, None]):
     def _result(self, request: _Request) -> list[Outcome]:
         try:
             return request.task.result()
-        except ScoringError as error:
+        except Exception as error:  # noqa: BLE001 - it is told where, and raised
             self._cancel()
             self._loop.run(self._scorer.close())
-            raise fatal(error) from None
+            first = request.items[0].message
+            doing = f"scoring {len(request.items)} messages from there on"
+            raise fatal(bug(error, doing, first.partition_key, first.offset)) from None
 
     def _cancel(self) -> None:
         for request in self._requests:

@@ -19,6 +19,7 @@ import psycopg
 from operators.backoff import Backoff
 from operators.engine.loop import EventLoop
 from operators.engine.positions import finish
+from operators.errors import StreamError, bug, fatal
 from operators.postgres.connection import Connection
 from operators.postgres.errors import (
     UnaccountedError,
@@ -102,7 +103,14 @@ class RowWriter:
             if not self._parts:
                 taken, self._waiting = self._waiting[:WRITE_ROWS], self._waiting[WRITE_ROWS:]
                 self._parts.append(taken)
-            await self._place(self._parts.pop())
+            rows = self._parts.pop()
+            try:
+                await self._place(rows)
+            except StreamError:
+                raise
+            except Exception as error:  # noqa: BLE001 - it is told where, and raised
+                first, doing = rows[0].message, f"storing {len(rows)} messages from there on"
+                raise fatal(bug(error, doing, first.partition_key, first.offset)) from None
         self._is_writing = False
 
     async def _place(self, rows: list[Scored]) -> None:

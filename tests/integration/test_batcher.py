@@ -14,7 +14,7 @@ from lab.servers import ModelApi, wait_until
 from operators.engine.epochs import EpochPacer
 from operators.engine.loop import TURNS, EventLoop
 from operators.engine.shutdown import Stop
-from operators.errors import ScoringError
+from operators.errors import BugError, ScoringError
 from operators.model.batcher import AsyncBatcher, Outcomes
 from operators.model.limiter import FIRST, PARTIAL_REQUESTS
 from operators.model.scorer import Outcome, Scorer
@@ -50,6 +50,11 @@ class Worker:
         for number in numbers:
             items += factories.batch(1, start=number, poison=[13])
         self._note(self.batcher.on_batch([items]))
+
+    def give_until_it_fails(self, item: Received) -> None:
+        """Take one in, and be woken up for ever."""
+        self._note(self.batcher.on_batch([[item]]))
+        self.until(lambda: False)
 
     def turn(self) -> None:
         """Be woken up."""
@@ -310,6 +315,15 @@ def test_an_answer_that_stops_the_stream_ends_all_requests(make: Make, model_api
     assert "score.stopped" in [line["event"] for line in lines]
     worker.loop.pump()
     assert not worker.loop.is_busy
+
+
+def test_a_bug_in_scoring_is_told_with_the_batch(make: Make) -> None:
+    """Where it begins, and no value of it."""
+    worker = make()
+    item = factories.received(of=factories.message(offset=7), amount="no number")
+    with pytest.raises(BugError, match=r"offset 7: scoring 1 .* with ValueError") as told:
+        worker.give_until_it_fails(item)
+    assert "no number" not in str(told.value)
 
 
 def test_a_worker_without_anything_to_read_waits_for_answers(make: Make) -> None:

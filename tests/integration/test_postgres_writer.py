@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from lab.servers import Postgres
-from operators.errors import StoreError
+from operators.errors import BugError, StoreError
 from operators.postgres.write_size import WRITE_ROWS
 from telemetry import metrics
 from tests.kit.postgres import query
@@ -202,6 +202,15 @@ def test_a_transaction_that_may_succeed_later_is_written_again(
 
 
 # Trouble that does not.
+
+
+def test_a_bug_in_storing_is_told_with_the_rows(
+    writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they begin, and no value of them."""
+    monkeypatch.setattr(writing.progress, "committed", lambda _arrivals: 1 // 0)
+    with pytest.raises(BugError, match=r"offset 1: storing 2 .* with ZeroDivisionError"):
+        writing.store(writing.row(1, description=SECRET), writing.row(2))
 
 
 def test_an_error_that_does_not_pass_stops_the_stream(writing: Writing) -> None:
