@@ -3,6 +3,8 @@
 import random
 from typing import Final
 
+import pytest
+
 from lab.servers import KafkaServer
 from operators.decode import decode_message
 from operators.kafka.contents import Contents, contents, readable_headers
@@ -38,6 +40,9 @@ def test_a_header_name_that_is_no_text_takes_nothing_else_along(reading: Reading
     assert failure.error == "headers: Kafka's client cannot read it all"
 
 
+# From Python 3.12 on the collector may be what finds the exception that the client has left behind.
+# It says so on standard error, and the list of headers still has its hole.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_whatever_headers_a_record_has_it_is_read(reading: Reading) -> None:
     """Names and values of any bytes; those that are text are kept, in their order."""
     print("seed", SEED)  # noqa: T201 - to repeat it
