@@ -10,11 +10,14 @@ from queue import SimpleQueue
 from types import FrameType, TracebackType
 from typing import Final
 
+from bytewax.recovery import InconsistentPartitionsError
+
 from operators.engine import clock
 from operators.engine.shutdown import Stop
 from operators.errors import (
     ClusterError,
     DependencyError,
+    SourceError,
     StreamError,
     end_process,
     fatal_ends_process,
@@ -40,6 +43,10 @@ __all__ = ["prepare"]
 
 GARBAGE: Final = 100_000  # new containers between two looks of the collector
 PEER_LOST: Final = "thread panic"  # how Bytewax says it, of its threads that send and receive
+SPOILED: Final = (
+    "recovery directory (-r): its partitions do not fit each other, as after two processes have"
+    " written to it. Start with an empty one: the offsets of the consumer group are enough to go on"
+)
 LAST_WORD: Final = 1.0  # seconds that the end waits for the line that tells of the signal
 
 
@@ -184,6 +191,8 @@ def _end_in_one_line(progress: Progress) -> None:
             cause = cause.__cause__
         if PEER_LOST in str(error):
             end_process(ClusterError("another process of the cluster has ended: see its log"))
+        if isinstance(error, InconsistentPartitionsError):
+            end_process(SourceError(SPOILED))
         sys.__excepthook__(kind, error, traceback)
 
     fatal_ends_process(before)

@@ -6,8 +6,8 @@ from signal import SIGKILL
 
 import pytest
 
-from lab.servers import wait_until
-from tests.acceptance.world import LONG, World, valid
+from lab.servers import free_port, wait_until
+from tests.acceptance.world import LONG, World, stop, valid, wait_for_epochs
 from tests.kit.feed import json_lines
 from tests.kit.flow import Flow, cluster
 from tests.kit.postgres import query
@@ -77,6 +77,26 @@ def test_at_debug_the_tracebacks_are_there(make_world: Callable[..., World]) -> 
         assert flow.wait(LONG) == 1
         assert event in flow.output()
         assert "Traceback" in flow.output()
+
+
+def test_a_recovery_directory_that_cannot_be_resumed_from_is_told(world: World) -> None:
+    """It says what to do, and that nothing is lost by it."""
+    with world.flow() as flow:
+        flow.wait_for("source.start", LONG)
+        stop(flow)
+    part = next((world.folder / "recovery").glob("part-0.*"))
+    old = part.read_bytes()
+    port = free_port()
+    with world.flow(HTTP_PORT=str(port)) as flow:
+        wait_for_epochs(port, 4)
+        stop(flow)
+    for file in (world.folder / "recovery").glob("part-0.*"):
+        file.unlink()
+    part.write_bytes(old)
+    with world.flow() as flow:
+        assert flow.wait(LONG) == 1
+        assert "the offsets of the consumer group are enough" in flow.lines()[-1]
+        assert "Traceback" not in flow.output()
 
 
 def test_a_bug_shows_its_traceback(world: World, tmp_path: Path) -> None:
