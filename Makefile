@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
 	&& echo $$python && break; done)
 
 # Processes that share the tests; each has servers of its own.
-JOBS ?= 2
+JOBS ?= 4
 
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-page test-pooler test-kafka test-contracts chaos bench bench-scoring k8s-rehearsal \

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -158,7 +159,7 @@ class Writing:
         :arg each: `ROW` or `STATEMENT`.
 
         """
-        name = f"trigger_{next(_numbers)}"
+        name = f"made_{next(_numbers)}"
         query(
             self.url,
             f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$",
@@ -170,14 +171,18 @@ class Writing:
         )
 
     def drop_triggers(self, table: str) -> None:
-        """Take away what `trigger` made."""
+        """Take away what `trigger` made, while the loop runs: the writer may hold the table."""
         names = query(
             self.url,
-            "SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal",
+            "SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal"
+            " AND tgname LIKE 'made_%%'",
             table,
         )
-        for (name,) in names:
-            query(self.url, f"DROP TRIGGER {name} ON {table}")
+        with ThreadPoolExecutor(1) as pool:
+            for (name,) in names:
+                dropped = pool.submit(query, self.url, f"DROP TRIGGER {name} ON {table}")
+                self.until(dropped.done)
+                dropped.result()
 
 
 _numbers = itertools.count()
