@@ -1,7 +1,11 @@
 """TCP ports on 127.0.0.1."""
 
+import fcntl
+import os
 import secrets
 import socket
+import tempfile
+from pathlib import Path
 
 LOCALHOST = "127.0.0.1"
 
@@ -12,9 +16,13 @@ _PORTS = range(20_000, 32_000)
 
 _given: set[int] = set()
 
+# One byte of it for each port: locked by the process that has been given the port, so that another
+# run beside this one does not take it before its server listens. The end of a process unlocks it.
+_reserved = (Path(tempfile.gettempdir()) / f"fraud-scoring-ports-{os.getuid()}").open("ab")
+
 
 def free_port() -> int:
-    """Find a port that nothing listens on, a different one at each call.
+    """Find a port that nothing listens on, a different one at each call and in each process.
 
     :returns: A port that stays free while its server is down for a moment.
 
@@ -22,6 +30,10 @@ def free_port() -> int:
     while True:
         port = _PORTS[secrets.randbelow(len(_PORTS))]
         if port in _given:
+            continue
+        try:
+            fcntl.lockf(_reserved, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:  # another process has it
             continue
         with socket.socket() as probe:
             try:

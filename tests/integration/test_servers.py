@@ -23,6 +23,7 @@ from lab.servers import (
     Postgres,
     Server,
     ServerError,
+    free_port,
     wait_until,
 )
 from tests.kit.kafka import Outgoing, Topics, produce, read_all
@@ -363,3 +364,15 @@ def test_children_end_with_their_parent(
             os.kill(parent.pid, end)
 
     wait_until(lambda: not any(map(alive, family)), what="the end of all servers")
+
+
+def test_a_port_is_given_to_one_process_only() -> None:
+    """Another run beside this one does not take it before its server listens."""
+    mine = {free_port() for _ in range(200)}
+    code = "from lab.servers import free_port; print(*(free_port() for _ in range(4_000)))"
+    run = subprocess.run(  # noqa: S603 - this interpreter
+        [sys.executable, "-c", code], cwd=CHECKOUT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    others = set(map(int, run.stdout.split()))
+    assert len(others) == 4_000
+    assert not mine & others
