@@ -7,7 +7,7 @@ from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from operators.dead_letters.producer import CALL, configuration
+from operators.dead_letters.producer import CALL, configuration, is_open
 from operators.errors import DependencyError
 from operators.kafka import client as topics
 from operators.kafka.rights import require_reading
@@ -64,13 +64,8 @@ def _write_and_abort(settings: Settings) -> KafkaError | None:
     producer = Producer(topics.client(settings, configuration(settings, name) | silent))
     limit = settings.start_timeout.total_seconds()
     end = time.monotonic() + limit
-    while True:
-        try:
-            producer.init_transactions(CALL)
-            break
-        except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > end:
-                raise
+    while not is_open(producer, end):
+        pass
     refused: list[KafkaError] = []
     producer.begin_transaction()
     producer.produce(

@@ -35,7 +35,14 @@ from operators.records import Failure
 from settings import Settings
 from telemetry import log
 
-__all__ = ["CALL", "DeadLetter", "TooLargeError", "TransactionalProducer", "configuration"]
+__all__ = [
+    "CALL",
+    "DeadLetter",
+    "TooLargeError",
+    "TransactionalProducer",
+    "configuration",
+    "is_open",
+]
 
 CALL: Final = 0.1  # seconds that one call to librdkafka may take
 LIFETIME: Final = timedelta(minutes=5)  # of a transaction, and so the longest outage of the broker
@@ -96,6 +103,25 @@ def configuration(settings: Settings, key: str) -> dict[str, Any]:
     return topics.transactional(f"{settings.kafka_consumer_group}:{key}", LIFETIME)
 
 
+def is_open(producer: Producer, end: float) -> bool:
+    """Go on with the fencing of older producers, for `CALL`.
+
+    :arg end: In monotonic seconds, when to give up.
+
+    :returns: Whether it is done.
+
+    :raises KafkaException: The broker refuses, or does not answer in time.
+
+    """
+    try:
+        producer.init_transactions(CALL)
+    except KafkaException as error:
+        if not error.args[0].retriable() or time.monotonic() > end:
+            raise
+        return False
+    return True
+
+
 class TransactionalProducer:
     """Writes the dead letters of one source partition.
 
@@ -116,7 +142,7 @@ class TransactionalProducer:
 
         """
         end = time.monotonic() + limit.total_seconds()
-        while not self._opened(end):
+        while not is_open(self._producer, end):
             pass
 
     async def reopen(self, limit: timedelta) -> None:
@@ -126,7 +152,7 @@ class TransactionalProducer:
 
         """
         end = time.monotonic() + limit.total_seconds()
-        while not await asyncio.to_thread(self._opened, end):
+        while not await asyncio.to_thread(is_open, self._producer, end):
             pass
 
     async def send(self, letters: Iterable[DeadLetter], *, alone: bool = False) -> None:
@@ -160,15 +186,6 @@ class TransactionalProducer:
 
         """
         await self._finish(self._producer.abort_transaction)
-
-    def _opened(self, end: float) -> bool:
-        try:
-            self._producer.init_transactions(CALL)
-        except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > end:
-                raise
-            return False
-        return True
 
     async def _produce(self, letter: DeadLetter, refused: list[KafkaError]) -> bool:
         """Whether the transaction takes it, which one that has failed does not."""
